@@ -1,0 +1,140 @@
+"""From a trained model to a spiking network that computes the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from pascal_ext.calibration import calibrate
+from pascal_ext.errors import InvalidArgumentError, PlanError
+from pascal_ext.lowering import Lowering
+from pascal_ext.network import SpikingNetwork
+from pascal_ext.neuron import PascIF, check_execution
+from pascal_ext.ops.pasc_if import check_backend
+from pascal_ext.plan import LevelPlan, check_levels
+from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
+
+DEFAULT_LEVELS = 8
+
+Levels = int | Mapping[str, int] | LevelPlan | str
+
+
+def convert(
+    model: nn.Module,
+    dataloader: Iterable[Any] | None = None,
+    levels: Levels | None = None,
+    *,
+    execution: str = "spikes",
+    backend: str = "auto",
+    on_unsupported: str = "raise",
+    neuron: type[PascIF] = PascIF,
+    network: type[SpikingNetwork] = SpikingNetwork,
+    progress: bool = True,
+) -> SpikingNetwork:
+    """Convert a trained network into a PASCAL spiking network (arXiv 2505.01730) that computes the same function.
+
+    A model with :class:`~pascal_ext.QCFS` activations is converted as it is, with its own thresholds and levels. ReLU-like
+    activations are first replaced by QCFS, and their thresholds calibrated on ``dataloader``, without training.
+
+    Args:
+        model: any module that ``torch.fx`` can trace. It is never changed.
+        dataloader: batches for calibration; needed where the model has ReLU-like activations.
+        levels: levels of the ReLU-like activations: one number for all (8 where nothing is said), a mapping from layer
+            name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers, or
+            ``"auto"`` to let :func:`pascal_ext.allocate` choose. Learnt QCFS layers keep their own: they may be named,
+            but only with the levels they have.
+        execution: ``"spikes"`` or ``"counts"``; can be changed later (:attr:`SpikingNetwork.execution`).
+        backend: see :func:`pascal_ext.functional.pasc_if`.
+        on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
+            temporal mean), run it once, and go on with one timestep; ``analog_nodes`` of the result lists such places.
+        neuron: the class of the neurons; framework adapters hand in their own.
+        network: the class of the result; likewise.
+        progress: show a progress bar while calibrating.
+
+    Returns:
+        A network in evaluation mode, on the device and in the dtype of ``model``, that shares no tensor with it.
+
+    Raises:
+        InvalidArgumentError: an option is unknown, or ReLU-like activations are there and no dataloader.
+        PlanError: ``levels`` does not fit the model.
+        CalibrationError: see :func:`pascal_ext.calibrate`.
+        TracingError: see :func:`pascal_ext.tracing.trace`.
+        UnsupportedOperationError: an operation has no exact spiking counterpart.
+    """
+    check_execution(execution)
+    check_backend(backend)
+    if on_unsupported not in ("raise", "analog"):
+        raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
+    quantised = _quantise(trace(model), dataloader, levels, progress)
+    _check_thresholds(quantised)
+    lowered = Lowering(quantised, lambda qcfs: neuron.from_qcfs(qcfs, backend), on_unsupported == "analog").run()
+    snn = network(lowered.root, lowered.root.graph, lowered.latency, tuple(lowered.analog_nodes))
+    snn.execution = execution
+    return snn
+
+
+def _quantise(
+    traced: fx.GraphModule, dataloader: Iterable[Any] | None, levels: Levels | None, progress: bool
+) -> fx.GraphModule:
+    """``traced`` with QCFS activations only, calibrated, at the levels asked for."""
+    learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
+    plain = relu_layers(traced)
+    if plain and dataloader is None:
+        raise InvalidArgumentError(
+            f"the model has ReLU-like activations {list(plain)}, whose thresholds must be calibrated: pass a dataloader "
+            "(or replace them first: pascal_ext.replace_activations, calibrate, fine-tune)"
+        )
+    if levels == "auto" and plain:
+        from pascal_ext.allocation import allocate  # allocation is built on what stands above in this package
+
+        levels = allocate(traced, dataloader, progress=progress)
+    plan = _plan(learnt, list(plain), levels)
+    if not plain:
+        return traced
+    quantised = replace_activations(traced, DEFAULT_LEVELS)
+    for name, layer in qcfs_layers(quantised).items():
+        layer.levels = plan[name]
+    assert dataloader is not None
+    return calibrate(quantised, dataloader, only=plain, progress=progress)
+
+
+def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) -> LevelPlan:
+    """The levels of every layer.
+
+    Raises:
+        PlanError: ``levels`` names unknown layers, contradicts a learnt one, or is no plan at all.
+    """
+    names = [*learnt, *plain]
+    if levels is None or levels == "auto":
+        wanted: dict[str, int] = {}
+    elif isinstance(levels, str):
+        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping, a LevelPlan or 'auto'")
+    elif isinstance(levels, LevelPlan):
+        levels.check_layers(names)
+        wanted = dict(levels)
+    elif isinstance(levels, Mapping):
+        unknown = levels.keys() - set(names)
+        if unknown:
+            raise PlanError(f"levels names layers that the model does not have: {sorted(unknown)}; it has {names}")
+        wanted = {name: check_levels(value, f"levels of layer {name!r}") for name, value in levels.items()}
+    else:
+        wanted = dict.fromkeys(names, check_levels(levels))
+    clash = {name: (wanted[name], own) for name, own in learnt.items() if wanted.get(name, own) != own}
+    if clash:
+        told = ", ".join(f"{name!r}: {asked} asked, {own} learnt" for name, (asked, own) in clash.items())
+        raise PlanError(
+            f"levels disagrees with QCFS layers that learnt their thresholds at other levels ({told}). Leave levels out, "
+            "or set .levels on the QCFS modules and calibrate or fine-tune again"
+        )
+    return LevelPlan({**dict.fromkeys(plain, DEFAULT_LEVELS), **wanted, **learnt})
+
+
+def _check_thresholds(quantised: fx.GraphModule) -> None:
+    for name, layer in qcfs_layers(quantised).items():
+        threshold = layer.threshold.detach()
+        if not bool((threshold.isfinite() & (threshold != 0)).all()):
+            raise InvalidArgumentError(
+                f"layer {name!r} has a threshold that is zero or not finite: {threshold.tolist()}; calibrate it again"
+            )

@@ -1,0 +1,90 @@
+"""Reading batches: what a data loader may yield, and which part of a batch the model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from tqdm.auto import tqdm
+
+from pascal_ext.errors import CalibrationError
+
+_LABEL_KEYS = frozenset({"label", "labels", "target", "targets", "y"})
+
+
+class Batch(NamedTuple):
+    """One batch, split into what ``model(*args, **kwargs)`` takes and the target, where there is one."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: Any
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU where it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def split_batch(batch: Any) -> Batch:
+    """Split what a loader yielded into model inputs and target.
+
+    Understood are a tensor ``x``; ``(x,)`` and ``(x, y)``; ``((x1, x2), y)`` for models of several inputs; and dicts,
+    whose entries are keyword arguments but for a label (``label``, ``labels``, ``target``, ``targets``, ``y``).
+
+    Raises:
+        CalibrationError: the batch holds no floating-point input.
+    """
+    target = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(batch, Tensor):
+        args = (batch,)
+    elif isinstance(batch, Mapping):
+        kwargs = {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+        target = next((value for key, value in batch.items() if key in _LABEL_KEYS), None)
+    elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 0:
+        inputs = batch[0]
+        target = batch[1] if len(batch) > 1 else None
+        if isinstance(inputs, Mapping):
+            kwargs = dict(inputs)
+        else:
+            args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if not any(tensor.is_floating_point() for tensor in tensors):
+        found = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors] or type(batch).__name__
+        raise CalibrationError(
+            f"a batch without floating-point inputs: {found}. Expected inputs, (inputs, labels), "
+            "((input, input), labels) or a dict of keyword arguments; are these labels without inputs?"
+        )
+    return Batch(args, kwargs, target)
+
+
+def batches(loader: Iterable[Any], device: torch.device | None = None, desc: str | None = None) -> Iterator[Batch]:
+    """Iterate over ``loader`` as :class:`Batch`, moved to ``device``, with a progress bar where ``desc`` is given.
+
+    Raises:
+        CalibrationError: the loader is not iterable, yields nothing, or yields batches without inputs.
+    """
+    if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
+        raise CalibrationError(
+            f"expected a DataLoader or another iterable of batches, got {type(loader).__name__}; "
+            "wrap a single batch in a list"
+        )
+    empty = True
+    for raw in tqdm(loader, desc=desc, disable=desc is None, leave=False):
+        empty = False
+        batch = split_batch(raw)
+        if device is not None:
+            batch = Batch(*(_to(part, device) for part in batch))
+        yield batch
+    if empty:
+        raise CalibrationError("the data loader is empty (or an iterator that was already used up)")
+
+
+def _to(part: Any, device: torch.device) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, part)

@@ -1,0 +1,54 @@
+"""Stateless functions: the neuron without the module."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.ops import pasc_if as _kernels
+from pascal_ext.plan import check_levels
+
+__all__ = ["pasc_if", "pasc_if_counts"]
+
+
+def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: str = "auto") -> Tensor:
+    r"""The PASC-IF neuron (arXiv 2505.01730): a window of currents in, a spike train out.
+
+    .. math::
+        k = \mathrm{clip}\left(\left\lfloor \bar{x} L / \lambda + 1/2 \right\rfloor, 0, L\right), \qquad
+        s_t = [\,t < k\,], \quad t = 0 \dots L - 1
+
+    where :math:`\bar{x}` is the mean of the currents over their window, so that
+    ``v_threshold * pasc_if(x_seq, v_threshold, levels).mean(0)`` is ``QCFS(x_seq.mean(0))``. Half-precision currents are
+    accumulated in float32, and counts are integers.
+
+    Args:
+        x_seq: input currents, [T1, N, ...], T1 >= 1.
+        v_threshold: the threshold λ of the activation (not λ/L): a number, a tensor of one element, or one value per
+            channel, [C], for currents [T1, N, C, ...]. It may be negative, but not zero.
+        levels: L, the number of levels and of emitted timesteps.
+        backend: ``"auto"``, ``"torch"`` (closed form) or ``"reference"`` (the paper's three stages, step by step).
+
+    Returns:
+        Spikes, [levels, N, ...], 0 or 1, in the dtype of ``x_seq``; all ones come first.
+
+    Raises:
+        InvalidArgumentError: the currents are not floating point or have no window, the threshold's shape does not fit,
+            or there is no such backend.
+        PlanError: ``levels`` is not a whole number of at least 1.
+    """
+    _check_window(x_seq)
+    return _kernels.select(backend)(x_seq, v_threshold, check_levels(levels))
+
+
+def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
+    """The number of spikes that :func:`pasc_if` emits, [N, ...] int32, without the train; same arguments."""
+    _check_window(x_seq)
+    return _kernels.pasc_if_counts(x_seq, v_threshold, check_levels(levels))
+
+
+def _check_window(x_seq: Tensor) -> None:
+    if x_seq.ndim < 1 or x_seq.shape[0] < 1:
+        raise InvalidArgumentError(
+            f"x_seq must be [T1, N, ...] with at least one timestep, got shape {tuple(x_seq.shape)}"
+        )

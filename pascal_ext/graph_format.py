@@ -1,0 +1,133 @@
+"""A traced graph as plain JSON data, and back; no code in it, only names of known functions."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import fx
+
+from pascal_ext.errors import SerializationError
+from pascal_ext.operations import is_torch_function
+from pascal_ext.ops import timefold
+
+_OWN = {f"pascal_ext:{name}": getattr(timefold, name) for name in ("unfold", "fold", "decode", "align")}
+_OWN |= {f"pascal_ext:{name}": getattr(timefold, name) for name in ("keep_batch", "need_ndim")}
+_OWN["builtins:getattr"] = getattr
+_MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
+_ATOMS = (str, int, float, bool, type(None))
+
+
+def graph_to_dict(graph: fx.Graph) -> dict[str, Any]:
+    """The graph as JSON data.
+
+    Raises:
+        SerializationError: a node calls a function that is not torch's, Python's ``operator``'s or this package's, or has
+            an argument that JSON cannot hold.
+    """
+    return {
+        "nodes": [
+            {
+                "name": node.name,
+                "op": node.op,
+                "target": function_name(node.target) if node.op == "call_function" else str(node.target),
+                "args": [_encode(arg) for arg in node.args],
+                "kwargs": {key: _encode(value) for key, value in node.kwargs.items()},
+            }
+            for node in graph.nodes
+        ]
+    }
+
+
+def graph_from_dict(data: dict[str, Any]) -> fx.Graph:
+    """The graph that :func:`graph_to_dict` described.
+
+    Raises:
+        SerializationError: the data names an unknown function, or is malformed.
+    """
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+    try:
+        for item in data["nodes"]:
+            target = function_named(item["target"]) if item["op"] == "call_function" else item["target"]
+            args = tuple(_decode(arg, nodes) for arg in item["args"])
+            kwargs = {key: _decode(value, nodes) for key, value in item["kwargs"].items()}
+            if item["op"] == "output":
+                nodes[item["name"]] = graph.output(args[0])
+            else:
+                nodes[item["name"]] = graph.create_node(item["op"], target, args, kwargs, name=item["name"])
+        graph.lint()
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise SerializationError(f"not a graph: {type(error).__name__}: {error}") from error
+    return graph
+
+
+def function_name(function: Any) -> str:
+    """``module:name`` of a function that may stand in a file."""
+    for name, own in _OWN.items():
+        if function is own:
+            return name
+    plain = getattr(function, "__name__", "")
+    for module in _MODULES:
+        if getattr(importlib.import_module(module), plain, None) is function and is_torch_function(function):
+            return f"{module}:{plain}"
+    raise SerializationError(f"the network calls {function!r}, which a file cannot hold; only torch functions can be saved")
+
+
+def function_named(name: str) -> Any:
+    """The function that :func:`function_name` named."""
+    if name in _OWN:
+        return _OWN[name]
+    module, _, plain = name.partition(":")
+    function = getattr(importlib.import_module(module), plain, None) if module in _MODULES else None
+    if function is None or not is_torch_function(function):
+        raise SerializationError(f"the file calls {name!r}, which is no tensor function that may be loaded")
+    return function
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if isinstance(value, slice):
+        return {"slice": [_encode(part) for part in (value.start, value.stop, value.step)]}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(item) for key, item in value.items()}}
+    if isinstance(value, torch.Size) or type(value) is tuple:
+        return {"tuple": [_encode(item) for item in value]}
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    if isinstance(value, _ATOMS):
+        return value
+    raise SerializationError(f"the graph has an argument of type {type(value).__name__}, which a file cannot hold: {value!r}")
+
+
+def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "node":
+            return nodes[content]
+        case "dtype":
+            return getattr(torch, content)
+        case "device":
+            return torch.device(content)
+        case "slice":
+            return slice(*(_decode(part, nodes) for part in content))
+        case "ellipsis":
+            return Ellipsis
+        case "dict":
+            return {key: _decode(item, nodes) for key, item in content.items()}
+        case "tuple":
+            return tuple(_decode(item, nodes) for item in content)
+    raise ValueError(f"unknown kind of value {kind!r}")
+

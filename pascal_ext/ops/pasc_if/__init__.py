@@ -1,0 +1,15 @@
+"""The PASC-IF neuron: reference, vectorised, and the choice between them."""
+
+from pascal_ext.ops.pasc_if.reference import pasc_if_reference
+from pascal_ext.ops.pasc_if.selection import BACKENDS, check_backend, select
+from pascal_ext.ops.pasc_if.vectorised import pasc_if_counts, pasc_if_vectorised, quantise
+
+__all__ = [
+    "BACKENDS",
+    "check_backend",
+    "pasc_if_counts",
+    "pasc_if_reference",
+    "pasc_if_vectorised",
+    "quantise",
+    "select",
+]

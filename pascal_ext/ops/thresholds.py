@@ -1,0 +1,42 @@
+"""Shapes and precision of thresholds, the same for every kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pascal_ext.errors import InvalidArgumentError
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype membrane potentials are accumulated in: float32 for half precisions, else ``dtype`` itself."""
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    raise InvalidArgumentError(f"input currents must be floating point, got {dtype}; call .float() on them first")
+
+
+def broadcastable(threshold: Tensor | float, like: Tensor, channel_dim: int) -> Tensor:
+    """``threshold`` in the accumulation dtype of ``like``, shaped to broadcast against it.
+
+    Args:
+        threshold: a number, a tensor of one element, or one value per channel, shape [C].
+        like: the tensor the threshold is compared with, for its shape, dtype and device.
+        channel_dim: the dimension of ``like`` that holds the channels.
+
+    Raises:
+        InvalidArgumentError: ``threshold`` is neither scalar nor of shape [C].
+    """
+    if not isinstance(threshold, Tensor):
+        return torch.tensor(threshold, dtype=accumulation_dtype(like.dtype), device=like.device)
+    threshold = threshold.to(accumulation_dtype(like.dtype))
+    if threshold.numel() == 1:
+        return threshold.reshape(())
+    channels = like.shape[channel_dim] if like.ndim > channel_dim else None
+    if threshold.ndim != 1 or threshold.shape[0] != channels:
+        raise InvalidArgumentError(
+            f"the threshold has shape {tuple(threshold.shape)}; expected a scalar or one value for each of the "
+            f"{channels} channels in dimension {channel_dim} of an input of shape {tuple(like.shape)}"
+        )
+    return threshold.reshape(-1, *[1] * (like.ndim - channel_dim - 1))

@@ -1,0 +1,73 @@
+"""Time-folded tensors: [T·N, ...], so that stateless modules run on all timesteps at once, untouched.
+
+Each tensor may have its own number of timesteps; the batch size N, the same for all, tells how many there are. The
+temporal mean of a folded tensor is the value that the tensor has in the ANN.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
+
+
+def unfold(x: Tensor, batch: int) -> Tensor:
+    """[T·N, ...] -> [T, N, ...]."""
+    if x.shape[0] == batch:
+        return x.unsqueeze(0)
+    if batch < 1 or x.shape[0] % batch:
+        raise InvalidArgumentError(
+            f"a tensor of shape {tuple(x.shape)} is no whole number of timesteps for a batch of {batch}: all inputs "
+            "must have the same batch size, and the model must keep the batch in dimension 0"
+        )
+    return x.unflatten(0, (-1, batch))
+
+
+def fold(x_seq: Tensor) -> Tensor:
+    """[T, N, ...] -> [T·N, ...]."""
+    return x_seq.flatten(0, 1)
+
+
+def decode(x: Tensor, batch: int) -> Tensor:
+    """[T·N, ...] -> [N, ...], the temporal mean: a barrier, after which any operation is exact."""
+    return x if x.shape[0] == batch else unfold(x, batch).mean(0)
+
+
+def align(tensors: list[Tensor], batch: int) -> list[Tensor]:
+    """Bring folded tensors to the longest T among them, each with its temporal mean kept.
+
+    Where T divides the longest, every step is repeated, which keeps binary spikes binary and thermometer codes
+    thermometer codes; else the mean is.
+    """
+    steps = max(x.shape[0] for x in tensors) // batch
+    return [_stretch(x, batch, steps) for x in tensors]
+
+
+def _stretch(x: Tensor, batch: int, steps: int) -> Tensor:
+    x_seq = unfold(x, batch)
+    window = x_seq.shape[0]
+    if window == steps:
+        return x
+    if steps % window:
+        x_seq, window = x_seq.mean(0, keepdim=True), 1
+    return x_seq.unsqueeze(1).expand(-1, steps // window, *x_seq.shape[1:]).flatten(0, 2)
+
+
+def keep_batch(x: Tensor, source: Tensor, where: str) -> Tensor:
+    """``x``, after a check that the operation ``where`` left dimension 0, which holds time and batch, alone."""
+    if x.shape[0] != source.shape[0]:
+        raise UnsupportedOperationError(
+            f"{where} turned dimension 0 of {tuple(source.shape)} into {x.shape[0]}. A converted network folds time "
+            "into the batch, so forward() must keep dimension 0: write x.flatten(1) or x.reshape(x.shape[0], -1)"
+        )
+    return x
+
+
+def need_ndim(x: Tensor, ndim: int, where: str) -> Tensor:
+    """``x``, after a check that it has at least ``ndim`` dimensions, so that a negative index misses dimension 0."""
+    if x.ndim < ndim:
+        raise UnsupportedOperationError(
+            f"{where} works across dimension 0 (the batch) of a tensor of shape {tuple(x.shape)}; "
+            "a converted network folds time into the batch and cannot mix samples"
+        )
+    return x

@@ -1,0 +1,136 @@
+"""The level plan: how many levels, and so how many timesteps, each layer gets."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, SupportsIndex
+
+from pascal_ext.errors import PlanError
+
+FORMAT_VERSION = 1
+
+
+def check_levels(levels: SupportsIndex, where: str = "levels") -> int:
+    """Return ``levels`` as an int; raise :class:`PlanError` unless it is a whole number of at least 1."""
+    try:
+        if isinstance(levels, bool):
+            raise TypeError
+        value = operator.index(levels)
+    except TypeError:
+        raise PlanError(f"{where} must be a whole number of at least 1, got {levels!r}") from None
+    if value < 1:
+        raise PlanError(f"{where} must be at least 1, got {value}")
+    return value
+
+
+class LevelPlan(Mapping[str, int]):
+    """A frozen mapping from layer name to number of levels, with the reason for each.
+
+    A layer with ``L`` levels emits its spikes over ``L`` timesteps. The plan is a value: it compares equal by content,
+    and "changing" it (:meth:`updated`) gives a new one.
+
+    Args:
+        levels: layer name -> levels (whole numbers of at least 1).
+        reasons: layer name -> why it got them; names may be missing.
+
+    Raises:
+        PlanError: a value is not a whole number of at least 1, or a reason names a layer that is not in the plan.
+    """
+
+    __slots__ = ("_levels", "_reasons")
+
+    def __init__(self, levels: Mapping[str, int], reasons: Mapping[str, str] | None = None) -> None:
+        self._levels = {str(name): check_levels(value, f"levels of layer {name!r}") for name, value in levels.items()}
+        self._reasons = {str(name): str(why) for name, why in (reasons or {}).items()}
+        unknown = self._reasons.keys() - self._levels.keys()
+        if unknown:
+            raise PlanError(f"reasons are given for layers that the plan does not have: {sorted(unknown)}")
+
+    @classmethod
+    def uniform(cls, names: Iterable[str], levels: int, reason: str = "uniform") -> LevelPlan:
+        """The plan that gives every layer in ``names`` the same ``levels``."""
+        names = list(names)
+        return cls(dict.fromkeys(names, levels), dict.fromkeys(names, reason))
+
+    def __getitem__(self, name: str) -> int:
+        return self._levels[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._levels)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._levels.items()))
+
+    def __repr__(self) -> str:
+        return f"LevelPlan({self._levels!r})"
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Layer name -> why it got its levels (read-only)."""
+        return MappingProxyType(self._reasons)
+
+    @property
+    def mean_levels(self) -> float:
+        """Mean number of levels over the layers, the "mean T" of the literature (0 for an empty plan)."""
+        return sum(self.values()) / len(self) if self else 0.0
+
+    def updated(self, levels: Mapping[str, int], reason: str = "edited") -> LevelPlan:
+        """A new plan with the given layers changed.
+
+        Raises:
+            PlanError: a name is not in this plan, or a value is not a whole number of at least 1.
+        """
+        unknown = levels.keys() - self._levels.keys()
+        if unknown:
+            raise PlanError(f"the plan has no layers {sorted(unknown)}; it has {list(self)}")
+        return LevelPlan({**self._levels, **levels}, {**self._reasons, **dict.fromkeys(levels, reason)})
+
+    def check_layers(self, names: Iterable[str]) -> None:
+        """Raise :class:`PlanError` unless the plan covers exactly the layers ``names``."""
+        names = list(names)
+        missing = [name for name in names if name not in self._levels]
+        extra = [name for name in self._levels if name not in set(names)]
+        if missing or extra:
+            raise PlanError(
+                f"the plan does not fit this model: it lacks {missing} and has unknown layers {extra}; "
+                f"the model's activation layers are {names}"
+            )
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The plan as JSON text, made to be edited by hand; also written to ``path`` where one is given."""
+        layers = {name: {"levels": levels, "reason": self._reasons.get(name, "")} for name, levels in self.items()}
+        text = json.dumps({"format": "pascal-ext level plan", "version": FORMAT_VERSION, "layers": layers}, indent=2)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> LevelPlan:
+        """Read a plan from JSON text, or from a file (a :class:`~pathlib.Path`, or a string that is not JSON).
+
+        Raises:
+            PlanError: the text is not a plan, or is of a newer version.
+        """
+        if isinstance(source, Path) or not source.lstrip().startswith("{"):
+            try:
+                source = Path(source).read_text(encoding="utf-8")
+            except OSError as error:
+                raise PlanError(f"cannot read the plan {str(source)!r}: {error}") from None
+        try:
+            data: Any = json.loads(source)
+            version, layers = data["version"], data["layers"]
+            if version > FORMAT_VERSION:
+                raise PlanError(f"the plan has version {version}; this release reads up to {FORMAT_VERSION}")
+            return cls(
+                {name: layer["levels"] for name, layer in layers.items()},
+                {name: layer["reason"] for name, layer in layers.items() if layer.get("reason")},
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"not a level plan: {type(error).__name__}: {error}") from None

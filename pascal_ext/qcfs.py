@@ -1,0 +1,111 @@
+"""The QCFS activation: what PASCAL networks are trained with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.ops.pasc_if import quantise
+from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
+from pascal_ext.plan import check_levels
+
+
+class _QCFSFunction(torch.autograd.Function):
+    """QCFS with the straight-through gradient of Bu et al. (ICLR 2022), equations 13 and 14."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int) -> Tensor:
+        count = quantise(z, threshold, levels)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(z, threshold, count)
+            ctx.levels = levels
+        return count.mul(broadcastable(threshold, z, 1) / levels).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        z, threshold, count = ctx.saved_tensors
+        levels = ctx.levels
+        grad = grad_outputs[0]
+        ratio = z.to(accumulation_dtype(z.dtype)) / broadcastable(threshold, z, 1)
+        shifted = ratio * levels + 0.5
+        inside = (shifted > 0) & (shifted < levels)
+        grad_z = grad * inside if ctx.needs_input_grad[0] else None
+        grad_threshold = None
+        if ctx.needs_input_grad[1]:
+            slope = grad * (count / levels - ratio * inside)
+            if threshold.numel() > 1:
+                slope = slope.sum([dim for dim in range(slope.ndim) if dim != 1])
+            grad_threshold = slope.sum_to_size(threshold.shape) if threshold.numel() > 1 else slope.sum()
+            grad_threshold = grad_threshold.reshape(threshold.shape).to(threshold.dtype)
+        return grad_z, grad_threshold, None
+
+
+class QCFS(nn.Module):
+    r"""Quantization-Clip-Floor-Shift activation (Bu et al., ICLR 2022).
+
+    .. math::
+        \mathrm{QCFS}(z) = \frac{\lambda}{L}\,
+            \mathrm{clip}\left(\left\lfloor \frac{z L}{\lambda} + \frac12 \right\rfloor, 0, L\right)
+
+    The gradient treats the floor as the identity (straight-through), with :math:`u = zL/\lambda + 1/2`:
+    ∂QCFS/∂z is 1 for 0 < u < L, else 0; ∂QCFS/∂λ is QCFS(z)/λ − z/λ for 0 < u < L, 0 below and 1 above.
+
+    Shapes: [N, ...] -> [N, ...] for a scalar threshold, [N, C, ...] -> [N, C, ...] for one per channel.
+
+    Args:
+        levels: L >= 1; also a settable attribute.
+        threshold: the initial λ: a number or a tensor of one element (scalar), or a tensor [C] (per channel). The
+            learnable Parameter ``threshold``. Negative values are allowed, as checkpoints trained elsewhere have them.
+        ceiling: the largest value of the activation this one stands for (6 for ReLU6); calibration observes no more.
+
+    Raises:
+        InvalidArgumentError: the threshold is zero, not finite, or of more than one dimension.
+        PlanError: ``levels`` is not a whole number of at least 1.
+    """
+
+    threshold: nn.Parameter
+
+    def __init__(self, levels: int, threshold: float | Tensor = 1.0, *, ceiling: float = math.inf) -> None:
+        super().__init__()
+        value = torch.as_tensor(threshold).detach().clone()
+        if not value.is_floating_point():
+            value = value.to(torch.get_default_dtype())
+        if value.ndim > 1 or value.numel() == 0:
+            raise InvalidArgumentError(f"threshold must be a scalar or [C], got shape {tuple(value.shape)}")
+        if not bool((value.isfinite() & (value != 0)).all()):
+            raise InvalidArgumentError(f"threshold must be finite and not zero, got {threshold!r}")
+        self.threshold = nn.Parameter(value)
+        self.levels = levels
+        self.ceiling = float(ceiling)
+
+    @property
+    def levels(self) -> int:
+        """L, the number of levels above zero, and of timesteps after conversion."""
+        return self._levels
+
+    @levels.setter
+    def levels(self, value: int) -> None:
+        self._levels = check_levels(value)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return _QCFSFunction.apply(z, self.threshold, self._levels)
+
+    def counts(self, z: Tensor) -> Tensor:
+        """The level of each element, 0 ... L, int32: what the spiking neuron's spikes add up to."""
+        return quantise(z, self.threshold, self._levels).int()
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, {describe_threshold(self.threshold)}"
+
+
+def describe_threshold(threshold: Tensor) -> str:
+    """A threshold for ``repr``: its value where scalar, else its range over the channels."""
+    if threshold.is_meta:
+        return f"threshold=[{threshold.numel()} on meta]"
+    if threshold.numel() == 1:
+        return f"threshold={threshold.item():.4g}"
+    return f"threshold=[{threshold.numel()} channels, {threshold.min().item():.4g}..{threshold.max().item():.4g}]"

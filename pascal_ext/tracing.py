@@ -1,0 +1,260 @@
+"""From a model to a graph in which every activation is a module with a name of its own."""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from pascal_ext.errors import TracingError
+from pascal_ext.qcfs import QCFS
+
+_INPLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_DROPOUTS = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+_FUNCTIONS: dict[Any, str] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.relu6: "relu6",
+    F.hardtanh: "hardtanh",
+    torch.clamp: "clamp",
+    torch.clip: "clamp",
+    torch.clamp_min: "clamp",
+}
+_METHODS: dict[Any, str] = {"relu": "relu", "clamp": "clamp", "clip": "clamp", "clamp_min": "clamp"}
+
+
+class _Tracer(fx.Tracer):
+    record_stack_traces = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """A copy of ``model`` as a graph, in evaluation mode, without in-place operations.
+
+    Each call of an activation (:class:`QCFS`, or anything :func:`activation_ceiling` knows) becomes a module of its own:
+    the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in the
+    ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. The model itself is not changed and shares nothing.
+
+    Raises:
+        TracingError: ``forward`` has control flow that depends on tensor values, or does something else that symbolic
+            tracing cannot follow.
+    """
+    model = copy.deepcopy(model).eval()
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        raise TracingError(
+            f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}. Control flow in forward() must "
+            "not depend on tensor values; move such code out of the model, or into a module that is converted apart."
+        ) from error
+    traced = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
+    traced.eval()
+    _remove_inplace(traced)
+    _dropouts_to_modules(traced)
+    _name_call_sites(traced)
+    graph.lint()
+    traced.recompile()
+    return traced
+
+
+def replace_activations(model: nn.Module, levels: int = 8) -> fx.GraphModule:
+    """A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
+
+    ReLU, ReLU6, Hardtanh(0, a) and clamp(min=0) are replaced wherever they are called: as a module, a function or a
+    method, in place or not; each call gets a QCFS of its own. The threshold starts at the activation's ceiling
+    (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data. QCFS modules that are
+    there already stay as they are.
+
+    Args:
+        model: any module that ``torch.fx`` can trace.
+        levels: L of every new QCFS.
+
+    Returns:
+        A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys and ``<layer>.threshold``.
+
+    Raises:
+        TracingError: see :func:`trace`.
+        PlanError: ``levels`` is not a whole number of at least 1.
+    """
+    traced = trace(model)
+    for name, ceiling in relu_layers(traced).items():
+        qcfs = QCFS(levels, 1.0 if math.isinf(ceiling) else ceiling, ceiling=ceiling)
+        like = next((p for p in traced.parameters() if p.is_floating_point()), None)
+        traced.set_submodule(name, qcfs if like is None else qcfs.to(like))
+    return traced.train(model.training)
+
+
+def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
+    """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition."""
+    if isinstance(model, fx.GraphModule):
+        calls = dict.fromkeys(node.target for node in model.graph.nodes if node.op == "call_module")
+        modules = {str(name): model.get_submodule(str(name)) for name in calls}
+    else:
+        modules = dict(model.named_modules())
+    return {name: module for name, module in modules.items() if isinstance(module, QCFS)}
+
+
+def relu_layers(traced: fx.GraphModule) -> dict[str, float]:
+    """Layer name -> ceiling of the ReLU-like activations that are left in a graph made by :func:`trace`."""
+    layers = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            ceiling = activation_ceiling(node, traced)
+            if ceiling is not None:
+                layers[str(node.target)] = ceiling
+    return layers
+
+
+def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
+    """The upper bound of the ReLU-like activation that ``node`` calls (∞ for ReLU); None where it calls none."""
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        if isinstance(module, nn.ReLU):
+            return math.inf
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+            return _ceiling(module.min_val, module.max_val)
+        return None
+    kinds: dict[Any, str] = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
+    match kinds.get(node.target):
+        case "relu":
+            return math.inf
+        case "relu6":
+            return 6.0
+        case "hardtanh":
+            return _ceiling(_argument(node, 1, "min_val", -1.0), _argument(node, 2, "max_val", 1.0))
+        case "clamp":
+            return _ceiling(_argument(node, 1, "min", None), _argument(node, 2, "max", None))
+    return None
+
+
+def _ceiling(low: Any, high: Any) -> float | None:
+    if not isinstance(low, (int, float)) or low != 0:
+        return None
+    if high is None:
+        return math.inf
+    return float(high) if isinstance(high, (int, float)) and high > 0 else None
+
+
+def _argument(node: fx.Node, position: int, keyword: str, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(keyword, default)
+
+
+def _remove_inplace(traced: fx.GraphModule) -> None:
+    """Make in-place operations ordinary ones whose result every later reader of the operand sees."""
+    inplace_modules = {name for name, module in traced.named_modules() if getattr(module, "inplace", False) is True}
+    for name in inplace_modules:
+        traced.get_submodule(name).inplace = False  # type: ignore[assignment]  # a copy: the model keeps its own
+    order = {node: position for position, node in enumerate(traced.graph.nodes)}
+    for node in traced.graph.nodes:
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        source = node.args[0]
+        if not (node.op == "call_module" and node.target in inplace_modules or _make_out_of_place(node)):
+            continue
+        for user in list(source.users):
+            if order[user] > order[node]:
+                user.replace_input_with(source, node)
+
+
+def _make_out_of_place(node: fx.Node) -> bool:
+    """Rewrite a function or method that works in place; False where the node is none."""
+    if node.op == "call_function" and node.target in _INPLACE_OPERATORS:
+        node.target = _INPLACE_OPERATORS[node.target]  # type: ignore[index]
+        return True
+    if node.op == "call_function" and node.kwargs.get("inplace") is True:
+        node.update_kwarg("inplace", False)
+        return True
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if not isinstance(name, str) or not name.endswith("_") or name.endswith("__"):
+        return False
+    if node.op == "call_method":
+        node.target = name[:-1]
+        return True
+    plain = getattr(F, name[:-1], None) or getattr(torch, name[:-1], None)
+    if node.op == "call_function" and plain is not None:
+        node.target = plain
+        return True
+    return False
+
+
+def _dropouts_to_modules(traced: fx.GraphModule) -> None:
+    """Functional dropouts follow ``train()`` and ``eval()`` again; tracing has frozen them in evaluation mode."""
+    for node in traced.graph.nodes:
+        if node.op != "call_function" or node.target not in _DROPOUTS:
+            continue
+        if _argument(node, 2, "training", True):
+            continue  # drops in evaluation mode too: left alone, refused by the conversion
+        dropout = _DROPOUTS[node.target](_argument(node, 1, "p", 0.5))
+        _to_module(traced, node, unique_name(traced, _scope(node), "dropout"), dropout)
+
+
+def _name_call_sites(traced: fx.GraphModule) -> None:
+    """Give each call of an activation a module of its own."""
+    seen: set[str] = set()
+    for node in traced.graph.nodes:
+        is_qcfs = node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), QCFS)
+        ceiling = activation_ceiling(node, traced)
+        if not is_qcfs and ceiling is None:
+            continue
+        if node.op == "call_module":
+            path = str(node.target)
+            if path in seen:
+                scope, _, leaf = path.rpartition(".")
+                module = copy.deepcopy(traced.get_submodule(path))
+                path = unique_name(traced, scope, leaf)
+                traced.add_submodule(path, module)
+                node.target = path
+            seen.add(path)
+        elif ceiling is not None:
+            kind = _FUNCTIONS.get(node.target) or _METHODS[node.target]
+            module = nn.ReLU() if math.isinf(ceiling) else nn.Hardtanh(0.0, ceiling)
+            path = unique_name(traced, _scope(node), kind)
+            _to_module(traced, node, path, module)
+            seen.add(path)
+
+
+def _to_module(traced: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> None:
+    """Let ``node`` call ``module``, kept as ``name``, on its first argument instead of what it called before."""
+    source = node.args[0] if node.args else node.kwargs["input"]
+    traced.add_submodule(name, module.eval())
+    node.op, node.target = "call_module", name
+    node.args, node.kwargs = (source,), {}
+
+
+def _scope(node: fx.Node) -> str:
+    """The path of the module in whose ``forward`` the node was made."""
+    stack = node.meta.get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
+def unique_name(root: nn.Module, scope: str, leaf: str) -> str:
+    """A dotted path under ``scope`` that ``root`` does not have yet: ``leaf``, or ``leaf_1``, ``leaf_2`` ..."""
+    prefix = f"{scope}." if scope else ""
+    parent: Any = root
+    for part in scope.split(".") if scope else ():
+        parent = getattr(parent, part, None)
+    name, count = leaf, 0
+    while hasattr(parent, name):
+        count += 1
+        name = f"{leaf}_{count}"
+    return prefix + name
