@@ -1,0 +1,72 @@
+"""Exact ANN-to-SNN conversion (PASCAL, arXiv 2505.01730): a QCFS network in, the same function in spikes out.
+
+Everything here is imported where it is first used, so that ``import pascal_ext`` costs nothing and touches no device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pascal_ext import adapters, errors, functional
+    from pascal_ext.adapters.spikingjelly.registration import register, unregister
+    from pascal_ext.calibration import calibrate
+    from pascal_ext.conversion import convert
+    from pascal_ext.io import load, save
+    from pascal_ext.network import SpikingNetwork
+    from pascal_ext.neuron import PascIF
+    from pascal_ext.plan import LevelPlan
+    from pascal_ext.qcfs import QCFS
+    from pascal_ext.tracing import replace_activations
+    from pascal_ext.verification import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "QCFS",
+    "LevelPlan",
+    "PascIF",
+    "SpikingNetwork",
+    "adapters",
+    "calibrate",
+    "convert",
+    "errors",
+    "functional",
+    "load",
+    "register",
+    "replace_activations",
+    "save",
+    "unregister",
+    "verify",
+]
+
+_HOMES = {
+    "QCFS": "qcfs",
+    "LevelPlan": "plan",
+    "PascIF": "neuron",
+    "SpikingNetwork": "network",
+    "calibrate": "calibration",
+    "convert": "conversion",
+    "load": "io",
+    "register": "adapters.spikingjelly.registration",
+    "replace_activations": "tracing",
+    "save": "io",
+    "unregister": "adapters.spikingjelly.registration",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in __all__:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
