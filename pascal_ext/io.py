@@ -1,0 +1,159 @@
+"""Saving and loading converted networks: one safetensors file, with the structure as JSON in its header; no pickle."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pascal_ext.errors import SerializationError
+from pascal_ext.folding import Scale
+from pascal_ext.graph_format import graph_from_dict, graph_to_dict
+from pascal_ext.network import SpikingNetwork
+from pascal_ext.neuron import PascIF
+
+FORMAT_VERSION = 1
+_HEADER = "pascal_ext"
+
+
+def save(snn: SpikingNetwork, path: str | Path) -> None:
+    """Write ``snn`` to one file: tensors as safetensors, everything else as JSON in the file's header.
+
+    Raises:
+        SerializationError: the network holds a module or calls a function that is not torch's or this package's.
+    """
+    modules, containers = {}, set()
+    for name, module in snn.named_modules():
+        if name and isinstance(module, (PascIF, Scale)):
+            modules[name] = _own_config(module)
+        elif name and type(module).__module__.startswith("torch.nn") and type(module) is not nn.Module:
+            modules[name] = _torch_config(name, module)
+        elif name and type(module) is nn.Module:
+            containers.add(name)
+        elif name and not any(name.startswith(f"{parent}.") for parent in modules):
+            raise SerializationError(f"layer {name!r} is a {type(module).__name__}, which a file cannot hold")
+    loose = ["", *containers]
+    structure = {
+        "version": FORMAT_VERSION,
+        "graph": graph_to_dict(snn.graph),
+        "modules": modules,
+        "parameters": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_parameters(recurse=False)],
+        "buffers": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_buffers(recurse=False)],
+        "latency": snn.latency,
+        "analog_nodes": list(snn.analog_nodes),
+        "execution": snn.execution,
+        "step_mode": snn.step_mode,
+    }
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in snn.state_dict().items()}
+    save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
+
+
+def load(
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    neuron: type[PascIF] = PascIF,
+    network: type[SpikingNetwork] = SpikingNetwork,
+) -> SpikingNetwork:
+    """Read a network that :func:`save` wrote. Nothing in the file is executed.
+
+    Args:
+        path: the file.
+        device: where the tensors go.
+        neuron: the class of the neurons, as in :func:`pascal_ext.convert`.
+        network: the class of the result, likewise.
+
+    Raises:
+        SerializationError: the file is missing, damaged, not a network, or of a newer version.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (OSError, SafetensorError) as error:
+        raise SerializationError(f"cannot read {str(path)!r}: {error}") from error
+    if header is None:
+        raise SerializationError(f"{str(path)!r} holds tensors, but no network that pascal_ext.save wrote")
+    structure = json.loads(header)
+    if structure["version"] > FORMAT_VERSION:
+        raise SerializationError(
+            f"{str(path)!r} has version {structure['version']}; this release reads up to {FORMAT_VERSION}: upgrade pascal-ext"
+        )
+    try:
+        root = nn.Module()
+        for name, config in structure["modules"].items():
+            _set(root, name, _build(config, neuron))
+        for kind in ("parameters", "buffers"):
+            for name in structure[kind]:
+                _set(root, name, nn.Parameter(tensors[name]) if kind == "parameters" else tensors[name])
+        root.load_state_dict(tensors, assign=True)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise SerializationError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
+    graph = graph_from_dict(structure["graph"])
+    snn = network(root, graph, structure["latency"], tuple(structure["analog_nodes"]))
+    snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
+    return snn
+
+
+def _own_config(module: PascIF | Scale) -> dict[str, Any]:
+    if isinstance(module, Scale):
+        return {"class": "Scale", "shape": list(module.scale.shape)}
+    return {
+        "class": "PascIF",
+        "levels": module.levels,
+        "shape": list(module.v_threshold.shape),
+        "backend": module.backend,
+    }
+
+
+def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
+    """The constructor arguments of a torch module, read back from its attributes of the same names."""
+    options: dict[str, Any] = {}
+    for option in list(inspect.signature(type(module).__init__).parameters)[1:]:
+        if option in ("device", "dtype", "args", "kwargs"):
+            continue
+        value = module.bias is not None if option == "bias" else getattr(module, option, inspect.Parameter.empty)
+        if not isinstance(value, (int, float, str, bool, tuple, list, type(None))):
+            raise SerializationError(f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r}")
+        options[option] = value
+    return {"class": f"torch.nn.{type(module).__name__}", "options": options}
+
+
+def _build(config: dict[str, Any], neuron: type[PascIF]) -> nn.Module:
+    match config["class"]:
+        case "Scale":
+            return Scale(torch.empty(config["shape"]))
+        case "PascIF":
+            return neuron(config["levels"], torch.empty(config["shape"]), backend=config["backend"])
+    kind = getattr(nn, config["class"].removeprefix("torch.nn."), None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise SerializationError(f"the file holds a {config['class']!r}, which this version of torch does not have")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config["options"].items()}
+    with torch.device("meta"):
+        return kind(**options)
+
+
+def _join(scope: str, name: str) -> str:
+    return f"{scope}.{name}" if scope else name
+
+
+def _set(root: nn.Module, path: str, item: nn.Module | Tensor) -> None:
+    """Put a module, parameter or buffer at a dotted path, making the containers on the way."""
+    *scopes, leaf = path.split(".")
+    parent = root
+    for scope in scopes:
+        if not hasattr(parent, scope):
+            parent.add_module(scope, nn.Module())
+        parent = getattr(parent, scope)
+    if isinstance(item, nn.Module):
+        parent.add_module(leaf, item)
+    elif isinstance(item, nn.Parameter):
+        parent.register_parameter(leaf, item)
+    else:
+        parent.register_buffer(leaf, item)

@@ -1,0 +1,221 @@
+"""Does the spiking network compute what the ANN computes? Measured, layer by layer, on the user's own data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pascal_ext.data import batches, device_of
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.network import SpikingNetwork
+from pascal_ext.qcfs import QCFS
+from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer: how many of its spike counts were compared, how many differ, and how much it fires.
+
+    Attributes:
+        levels: L.
+        counts: number of spike counts compared (neurons × samples).
+        mismatched: how many of them differ from the QCFS layer's levels.
+        max_difference: by how many spikes at most.
+        firing_rate: mean of the spikes, in [0, 1].
+    """
+
+    name: str
+    levels: int
+    counts: int
+    mismatched: int
+    max_difference: int
+    firing_rate: float
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What :func:`verify` found; ``print`` it for a table.
+
+    Attributes:
+        samples: samples compared.
+        layers: layer name -> :class:`LayerReport`.
+        mismatched_counts: spike counts that differ from the QCFS network's, over all layers.
+        mismatched_predictions: samples whose argmax over dimension 1 differs (0 for outputs without classes).
+        max_abs_error: largest difference of any output element.
+        changed_by_quantisation: samples whose prediction the quantisation itself changes, against the ReLU network; None
+            where the ANN is the QCFS network.
+    """
+
+    samples: int
+    layers: dict[str, LayerReport]
+    mismatched_predictions: int
+    max_abs_error: float
+    changed_by_quantisation: int | None = None
+
+    @property
+    def mismatched_counts(self) -> int:
+        return sum(layer.mismatched for layer in self.layers.values())
+
+    @property
+    def compared_counts(self) -> int:
+        """Number of spike counts compared, over all layers."""
+        return sum(layer.counts for layer in self.layers.values())
+
+    @property
+    def exact(self) -> bool:
+        """No spike count and no prediction differs."""
+        return self.mismatched_counts == 0 and self.mismatched_predictions == 0
+
+    def __str__(self) -> str:
+        width = max([5, *map(len, self.layers)])
+        lines = [f"{'layer':<{width}}  levels  firing rate        counts  differ  by at most"]
+        for layer in self.layers.values():
+            lines.append(
+                f"{layer.name:<{width}}  {layer.levels:>6}  {layer.firing_rate:>11.4f}  {layer.counts:>12,}  "
+                f"{layer.mismatched:>6,}  {layer.max_difference:>10}"
+            )
+        share = self.mismatched_counts / max(self.compared_counts, 1)
+        verdict = "exact" if self.exact else "not exact"
+        lines.append(
+            f"{verdict}: {self.mismatched_predictions} of {self.samples:,} predictions and {self.mismatched_counts:,} of "
+            f"{self.compared_counts:,} spike counts ({share:.1e}) differ; largest output error {self.max_abs_error:.3g}"
+        )
+        if self.changed_by_quantisation is not None:
+            lines.append(
+                f"quantisation itself changed {self.changed_by_quantisation} of {self.samples:,} predictions of the ReLU "
+                "network; the comparison above is with its QCFS twin"
+            )
+        return "\n".join(lines)
+
+
+@dataclass
+class _Tally:
+    counts: int = 0
+    mismatched: int = 0
+    max_difference: int = 0
+    spikes: int = 0
+
+    def add(self, ours: Tensor, theirs: Tensor) -> None:
+        difference = (ours - theirs).abs()
+        self.counts += ours.numel()
+        self.mismatched += int(torch.count_nonzero(difference))
+        self.max_difference = max(self.max_difference, int(difference.max()) if difference.numel() else 0)
+        self.spikes += int(ours.sum())
+
+
+def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progress: bool = True) -> VerificationReport:
+    """Run both networks on the same data, and compare every spike count and every prediction.
+
+    Args:
+        ann: the QCFS network that ``snn`` was converted from; or the ReLU network: it is then compared with its QCFS
+            twin, which has the thresholds and levels of ``snn``. Run in evaluation mode; never changed.
+        snn: a converted network, in the execution that is to be checked.
+        dataloader: batches as :func:`pascal_ext.data.split_batch` understands them.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidArgumentError: the two networks do not have the same layers.
+        CalibrationError: the loader is empty, or yields no inputs.
+    """
+    original = trace(ann)
+    twin = _twin(original, snn)
+    has_relu = bool(relu_layers(original))
+    tallies = {name: _Tally() for name in snn.neurons}
+    samples = predictions = changed = 0
+    largest = 0.0
+    step_mode, snn.step_mode = snn.step_mode, "s"
+    try:
+        with _counts(twin, snn) as (theirs, ours), torch.no_grad():
+            for args, kwargs, _ in batches(dataloader, device_of(ann), "verify" if progress else None):
+                expected, found = twin(*args, **kwargs), snn(*args, **kwargs)
+                for name, tally in tallies.items():
+                    tally.add(ours[name], theirs[name])
+                samples += _batch_size(expected)
+                predictions += _differing(expected, found)
+                largest = max(largest, _largest_difference(expected, found))
+                if has_relu:
+                    changed += _differing(original(*args, **kwargs), expected)
+    finally:
+        snn.step_mode = step_mode
+    layers = {
+        name: LayerReport(
+            name, levels, t.counts, t.mismatched, t.max_difference, t.spikes / max(t.counts * levels, 1)
+        )
+        for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)
+    }
+    return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None)
+
+
+def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
+    """The QCFS network that ``snn`` should equal."""
+    plain = relu_layers(original)
+    twin = replace_activations(original)
+    layers, neurons = qcfs_layers(twin), snn.neurons
+    if layers.keys() != neurons.keys():
+        raise InvalidArgumentError(
+            f"the networks differ in their layers: only the ANN has {sorted(layers.keys() - neurons.keys())}, only the "
+            f"SNN has {sorted(neurons.keys() - layers.keys())}; was the SNN converted from this ANN?"
+        )
+    for name in plain:
+        layers[name].levels = neurons[name].levels
+        layers[name].threshold = nn.Parameter(neurons[name].v_threshold.detach().clone(), requires_grad=False)
+    clash = {name: (layers[name].levels, n.levels) for name, n in neurons.items() if layers[name].levels != n.levels}
+    if clash:
+        raise InvalidArgumentError(f"the networks differ in their levels, (ANN, SNN): {clash}")
+    return twin.eval()
+
+
+@contextlib.contextmanager
+def _counts(twin: nn.Module, snn: SpikingNetwork) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Within the context, each forward leaves the levels of every layer in the two dicts."""
+    theirs: dict[str, Tensor] = {}
+    ours: dict[str, Tensor] = {}
+
+    def note_levels(name: str, layer: QCFS, z: Tensor) -> None:
+        theirs[name] = layer.counts(z)
+
+    def note_spikes(name: str, levels: int, spikes: Tensor) -> None:
+        ours[name] = (spikes.float().mean(0) * levels).round().int()
+
+    handles = [
+        layer.register_forward_hook(lambda layer, args, _, name=name: note_levels(name, layer, args[0]))
+        for name, layer in qcfs_layers(twin).items()
+    ]
+    handles += [
+        neuron.register_forward_hook(lambda _, __, spikes, name=name, levels=neuron.levels: note_spikes(name, levels, spikes))
+        for name, neuron in snn.neurons.items()
+    ]
+    try:
+        yield theirs, ours
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _batch_size(output: Any) -> int:
+    return next((tensor.shape[0] for tensor in _tensors(output) if tensor.ndim), 0)
+
+
+def _differing(expected: Any, found: Any) -> int:
+    """Samples for which the classes of any output differ."""
+    differs: Tensor | None = None
+    for a, b in zip(_tensors(expected), _tensors(found), strict=True):
+        if a.ndim >= 2 and a.shape[1] > 1:
+            here = (a.argmax(1) != b.argmax(1)).flatten(1).any(1) if a.ndim > 2 else a.argmax(1) != b.argmax(1)
+            differs = here if differs is None else differs | here
+    return 0 if differs is None else int(differs.sum())
+
+
+def _largest_difference(expected: Any, found: Any) -> float:
+    pairs = zip(_tensors(expected), _tensors(found), strict=True)
+    return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
