@@ -1,0 +1,36 @@
+"""PASCAL in SpikingJelly, 2.x and 0.0.0.0.14: a neuron, a conversion recipe, and a mode of its ``Converter``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pascal_ext.adapters.spikingjelly.conversion import convert
+    from pascal_ext.adapters.spikingjelly.network import PascalNetwork
+    from pascal_ext.adapters.spikingjelly.node import PascalIFNode
+    from pascal_ext.adapters.spikingjelly.recipe import PascalRecipe
+    from pascal_ext.adapters.spikingjelly.registration import register, unregister
+
+__all__ = ["PascalIFNode", "PascalNetwork", "PascalRecipe", "convert", "register", "unregister"]
+
+_HOMES = {
+    "PascalIFNode": "node",
+    "PascalNetwork": "network",
+    "PascalRecipe": "recipe",  # 2.x only; importing it says so
+    "convert": "conversion",
+    "register": "registration",
+    "unregister": "registration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

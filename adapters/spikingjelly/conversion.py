@@ -1,0 +1,52 @@
+"""The conversion, with the node and the network that SpikingJelly knows."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pascal_ext import conversion
+from pascal_ext.adapters.spikingjelly.network import PascalNetwork
+from pascal_ext.adapters.spikingjelly.node import PascalIFNode
+from pascal_ext.conversion import Levels
+from pascal_ext.data import device_of
+from pascal_ext.network import SpikingNetwork
+
+
+def convert(
+    model: nn.Module,
+    dataloader: Iterable[Any] | None = None,
+    levels: Levels | None = None,
+    *,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> SpikingNetwork:
+    """What :func:`pascal_ext.convert` does, as a :class:`PascalNetwork` of :class:`PascalIFNode`.
+
+    Args:
+        model: a QCFS or ReLU network; neither it nor its device is changed.
+        dataloader: see :func:`pascal_ext.convert`.
+        levels: see :func:`pascal_ext.convert`.
+        device: of the result, and of the calibration; that of the model where nothing is said.
+        options: the other keyword arguments of :func:`pascal_ext.convert`.
+    """
+    if device is not None and torch.device(device) != device_of(model):
+        model = copy.deepcopy(model).to(device)
+    classes = {"neuron": PascalIFNode, "network": PascalNetwork}
+    return conversion.convert(model, dataloader, levels, **{**classes, **options})
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise :class:`TypeError` where ``options`` has a name that :func:`pascal_ext.convert` does not take."""
+    parameters = inspect.signature(conversion.convert).parameters
+    known = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"mode 'pascal' got an unexpected argument {name!r}; it takes dataloader, device, levels and {known}"
+            )

@@ -1,0 +1,39 @@
+"""The converted network as a SpikingJelly module."""
+
+from __future__ import annotations
+
+from pascal_ext.adapters.spikingjelly.compat import base
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.network import SpikingNetwork
+from pascal_ext.ops.pasc_if import BACKENDS, check_backend
+
+
+class PascalNetwork(SpikingNetwork, base.MemoryModule):
+    """A :class:`pascal_ext.SpikingNetwork` that SpikingJelly's functions take for one of their own.
+
+    ``functional.reset_net``, ``set_step_mode``, ``set_backend`` and ``detach_net``, monitors and operation counters
+    work on it; layers and neurons have the names that they have in the ANN.
+    """
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """What ``backend`` can be set to."""
+        return ("auto", *BACKENDS)
+
+    @property
+    def backend(self) -> str:
+        """How the neurons are computed; setting it sets it for all of them.
+
+        Raises:
+            InvalidArgumentError: on reading, where neurons differ.
+        """
+        found = sorted({neuron.backend for neuron in self.neurons.values()})
+        if len(found) > 1:
+            raise InvalidArgumentError(f"the neurons have different backends, {found}; read .neurons[name].backend")
+        return found[0] if found else "auto"
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        check_backend(value)
+        for neuron in self.neurons.values():
+            neuron.backend = value

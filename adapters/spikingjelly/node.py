@@ -1,0 +1,101 @@
+"""The PASC-IF neuron as a SpikingJelly module."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from pascal_ext.adapters.spikingjelly.compat import base
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.neuron import PascIF
+from pascal_ext.ops.pasc_if import BACKENDS, check_backend
+from pascal_ext.qcfs import QCFS
+
+
+class PascalIFNode(PascIF, base.MemoryModule):
+    """A layer of PASC-IF neurons that SpikingJelly's functions, containers and monitors take for one of their own.
+
+    The equations are those of :func:`pascal_ext.functional.pasc_if`. In a network written by hand, put it after
+    ``layer.Conv2d`` and its like and use multi-step mode; the currents' temporal mean is what is quantised, and
+    ``v_threshold`` times the mean of the spikes approximates its ReLU. No state is kept between calls, so
+    ``functional.reset_net`` has nothing to do here.
+
+    Shapes: currents [T1, N, ...] -> spikes [levels, N, ...] in {0, 1}. The number of timesteps may change.
+
+    Args:
+        levels: L, the number of emitted timesteps.
+        v_threshold: λ, a number, or one value per channel, [C], for currents [T1, N, C, ...].
+        step_mode: ``"m"``; in ``"s"`` the call raises, as the neuron answers when its window is complete.
+        backend: see :func:`pascal_ext.functional.pasc_if`; settable, also with ``functional.set_backend``.
+        execution: see :class:`pascal_ext.neuron.PascIF`.
+
+    Attributes:
+        whole_windows: each call brings a complete window, [T1, N, ...], in either step mode. Set by the conversion,
+            whose networks run layer by layer and not step by step.
+    """
+
+    whole_windows: bool = False
+
+    def __init__(
+        self,
+        levels: int,
+        v_threshold: float | Tensor = 1.0,
+        *,
+        step_mode: str = "m",
+        backend: str = "auto",
+        execution: str = "spikes",
+    ) -> None:
+        super().__init__(levels, v_threshold, backend=backend, execution=execution)
+        self.step_mode = step_mode
+
+    @classmethod
+    def from_qcfs(cls, qcfs: QCFS, backend: str = "auto") -> PascalIFNode:
+        """The node that stands for ``qcfs`` in a converted network."""
+        node = cls(qcfs.levels, qcfs.threshold, backend=backend)
+        node.whole_windows = True
+        return node
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """What ``backend`` can be set to."""
+        return ("auto", *BACKENDS)
+
+    @property
+    def backend(self) -> str:
+        """How the neuron is computed."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        self._backend = check_backend(value)
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        if self.step_mode == "s" and not self.whole_windows:
+            self.single_step_forward(x_seq)
+        return self.multi_step_forward(x_seq)
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """Currents [T1, N, ...] -> spikes [levels, N, ...]."""
+        return PascIF.forward(self, x_seq)
+
+    def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not possible.
+
+        Raises:
+            InvalidArgumentError: always; it says what to do instead.
+        """
+        raise InvalidArgumentError(
+            "a PASC-IF layer answers when its window is complete, so it has no single-step mode: set "
+            'step_mode="m" (functional.set_step_mode(net, "m")) and hand it currents [T, N, ...]'
+        )
+
+    def functional_forward(
+        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """The same with explicit states, of which there are none (SpikingJelly 2.x)."""
+        return (self(*inputs),), states
+
+    def extra_repr(self) -> str:
+        mode = "" if self.whole_windows else f", step_mode={self.step_mode}"
+        return PascIF.extra_repr(self) + mode
