@@ -6,19 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pascal_ext.adapters.spikingjelly.conversion import convert
+    from pascal_ext.adapters.spikingjelly.conversion import convert, load
     from pascal_ext.adapters.spikingjelly.network import PascalNetwork
     from pascal_ext.adapters.spikingjelly.node import PascalIFNode
     from pascal_ext.adapters.spikingjelly.recipe import PascalRecipe
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
 
-__all__ = ["PascalIFNode", "PascalNetwork", "PascalRecipe", "convert", "register", "unregister"]
+__all__ = ["PascalIFNode", "PascalNetwork", "PascalRecipe", "convert", "load", "register", "unregister"]
 
 _HOMES = {
     "PascalIFNode": "node",
     "PascalNetwork": "network",
     "PascalRecipe": "recipe",  # 2.x only; importing it says so
     "convert": "conversion",
+    "load": "conversion",
     "register": "registration",
     "unregister": "registration",
 }

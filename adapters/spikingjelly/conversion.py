@@ -1,16 +1,17 @@
-"""The conversion, with the node and the network that SpikingJelly knows."""
+"""Converting and loading, with the node and the network that SpikingJelly knows."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pascal_ext import conversion
+from pascal_ext import conversion, io
 from pascal_ext.adapters.spikingjelly.network import PascalNetwork
 from pascal_ext.adapters.spikingjelly.node import PascalIFNode
 from pascal_ext.conversion import Levels
@@ -39,6 +40,16 @@ def convert(
         model = copy.deepcopy(model).to(device)
     classes = {"neuron": PascalIFNode, "network": PascalNetwork}
     return conversion.convert(model, dataloader, levels, **{**classes, **options})
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> SpikingNetwork:
+    """What :func:`pascal_ext.load` does, as a :class:`PascalNetwork` of :class:`PascalIFNode`.
+
+    Args:
+        path: a file that :func:`pascal_ext.save` wrote, from whichever framework.
+        device: where the tensors go.
+    """
+    return io.load(path, device=device, neuron=PascalIFNode, network=PascalNetwork)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

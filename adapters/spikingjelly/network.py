@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import fx, nn
+
 from pascal_ext.adapters.spikingjelly.compat import base
+from pascal_ext.adapters.spikingjelly.node import PascalIFNode
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.ops.pasc_if import BACKENDS, check_backend
@@ -14,6 +17,12 @@ class PascalNetwork(SpikingNetwork, base.MemoryModule):
     ``functional.reset_net``, ``set_step_mode``, ``set_backend`` and ``detach_net``, monitors and operation counters
     work on it; layers and neurons have the names that they have in the ANN.
     """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, latency: int, analog_nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(root, graph, latency, analog_nodes)
+        for neuron in self.neurons.values():
+            if isinstance(neuron, PascalIFNode):
+                neuron.whole_windows = True
 
     @property
     def supported_backends(self) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from pascal_ext.adapters.spikingjelly.compat import base
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops.pasc_if import BACKENDS, check_backend
-from pascal_ext.qcfs import QCFS
 
 
 class PascalIFNode(PascIF, base.MemoryModule):
@@ -31,8 +30,8 @@ class PascalIFNode(PascIF, base.MemoryModule):
         execution: see :class:`pascal_ext.neuron.PascIF`.
 
     Attributes:
-        whole_windows: each call brings a complete window, [T1, N, ...], in either step mode. Set by the conversion,
-            whose networks run layer by layer and not step by step.
+        whole_windows: each call brings a complete window, [T1, N, ...], in either step mode. Set by
+            :class:`PascalNetwork`, which runs layer by layer and not step by step.
     """
 
     whole_windows: bool = False
@@ -48,13 +47,6 @@ class PascalIFNode(PascIF, base.MemoryModule):
     ) -> None:
         super().__init__(levels, v_threshold, backend=backend, execution=execution)
         self.step_mode = step_mode
-
-    @classmethod
-    def from_qcfs(cls, qcfs: QCFS, backend: str = "auto") -> PascalIFNode:
-        """The node that stands for ``qcfs`` in a converted network."""
-        node = cls(qcfs.levels, qcfs.threshold, backend=backend)
-        node.whole_windows = True
-        return node
 
     @property
     def supported_backends(self) -> tuple[str, ...]:

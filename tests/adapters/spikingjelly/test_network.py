@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
 import pascal_ext
-from pascal_ext.adapters.spikingjelly import PascalIFNode, PascalNetwork, convert
+from pascal_ext.adapters.spikingjelly import PascalIFNode, PascalNetwork, convert, load
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
 from pascal_ext.errors import InvalidArgumentError
 
@@ -115,6 +116,20 @@ def test_copies_and_pickles(snn: PascalNetwork, batch: Tensor, host_warnings: li
         assert torch.equal(twin(batch), snn(batch))
         assert not {id(node) for node in twin.neurons.values()} & {id(node) for node in snn.neurons.values()}
     assert host_warnings == []
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_loads_what_was_saved(snn: PascalNetwork, batch: Tensor, tmp_path: Path, step_mode: str) -> None:
+    path = tmp_path / "network.safetensors"
+    pascal_ext.save(snn, path)
+    loaded = load(path)
+    assert type(loaded) is PascalNetwork
+    assert {type(node) for node in loaded.neurons.values()} == {PascalIFNode}
+    for network in (snn, loaded):
+        functional.set_step_mode(network, step_mode)
+    assert repr(loaded) == repr(snn)
+    x = batch if step_mode == "s" else batch.unsqueeze(0)
+    assert torch.equal(loaded(x), snn(x))
 
 
 def test_executions_agree(snn: PascalNetwork, batch: Tensor) -> None:

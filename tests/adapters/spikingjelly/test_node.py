@@ -97,15 +97,12 @@ def test_single_steps_are_refused_where_they_are_taken() -> None:
         PascalIFNode(4, step_mode="sequence")
 
 
-def test_from_qcfs_takes_whole_windows_in_either_step_mode() -> None:
+def test_stands_for_a_qcfs() -> None:
     qcfs = QCFS(3, PER_CHANNEL)
     node = PascalIFNode.from_qcfs(qcfs)
     currents = torch.randn(4, 6, 3, dtype=torch.float64)
-    for step_mode in ("m", "s"):
-        node.step_mode = step_mode
-        for twin in (node, copy.deepcopy(node), pickle.loads(pickle.dumps(node))):
-            torch.testing.assert_close(PER_CHANNEL * twin(currents).mean(0), qcfs(currents.mean(0)), rtol=0, atol=1e-12)
-    assert "step_mode" not in repr(node)
+    for twin in (node, copy.deepcopy(node), pickle.loads(pickle.dumps(node))):
+        torch.testing.assert_close(PER_CHANNEL * twin(currents).mean(0), qcfs(currents.mean(0)), rtol=0, atol=1e-12)
     assert node.v_threshold.data_ptr() != qcfs.threshold.data_ptr()
 
 
@@ -142,10 +139,8 @@ def test_set_backend_of_the_host(host_warnings: list[str]) -> None:
 
 
 @pytest.mark.skipif(not HAS_RECIPES, reason="explicit states are of SpikingJelly 2.x")
-@pytest.mark.parametrize("step_mode", ["s", "m"])
-def test_functional_forward_of_the_host(step_mode: str) -> None:
-    node = PascalIFNode.from_qcfs(QCFS(4))
-    node.step_mode = step_mode
+def test_functional_forward_of_the_host() -> None:
+    node = PascalIFNode(4)
     currents = torch.randn(3, 5)
     outputs, states = base.to_functional_forward(node)((currents,), ())
     assert torch.equal(outputs[0], node(currents))

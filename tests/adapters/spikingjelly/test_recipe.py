@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +78,18 @@ def test_a_failed_conversion_changes_nothing(ann: nn.Module, loader: Loader, sna
 def test_unknown_options_are_refused_at_once() -> None:
     with pytest.raises(TypeError, match=r"unexpected argument 'level'; it takes .*levels"):
         adapter.PascalRecipe(level=4)
+
+
+@with_recipes
+@pytest.mark.parametrize(("asked", "used"), [(None, "cpu"), ("meta", "meta")])
+def test_conversion_runs_on_the_converters_device(
+    ann: nn.Module, monkeypatch: pytest.MonkeyPatch, asked: str | None, used: str
+) -> None:
+    devices = []
+    module = importlib.import_module("pascal_ext.adapters.spikingjelly.recipe")
+    monkeypatch.setattr(module, "convert", lambda *args, device, **options: devices.append(device) or nn.Identity())
+    ann2snn.Converter(adapter.PascalRecipe(), device=asked).convert(ann)
+    assert devices == [torch.device(used)]
 
 
 @pytest.mark.gpu

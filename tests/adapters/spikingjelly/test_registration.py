@@ -238,3 +238,9 @@ def test_converter_is_a_module_with_the_stock_attributes(loader: Loader) -> None
     assert (converter.mode, converter.dataloader, converter.device) == ("pascal", loader, None)
     with pytest.raises(TypeError, match="unexpected argument 'momentum'"):
         Converter(loader, mode="pascal", momentum=0.2)
+
+
+@with_modes
+def test_a_dataloader_is_not_a_recipe_name() -> None:
+    pascal_ext.register()
+    assert Converter("pascal").mode == "Max"
