@@ -8,7 +8,9 @@ from typing import Any
 from torch import fx, nn
 
 from pascal_ext.calibration import calibrate
+from pascal_ext.counting import counts_graph
 from pascal_ext.errors import InvalidArgumentError, PlanError
+from pascal_ext.folding import fold_batch_norms
 from pascal_ext.lowering import Lowering
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF, check_execution
@@ -29,6 +31,7 @@ def convert(
     execution: str = "spikes",
     backend: str = "auto",
     on_unsupported: str = "raise",
+    fold_batch_norm: bool = False,
     neuron: type[PascIF] = PascIF,
     network: type[SpikingNetwork] = SpikingNetwork,
     progress: bool = True,
@@ -49,6 +52,9 @@ def convert(
         backend: see :func:`pascal_ext.functional.pasc_if`.
         on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
             temporal mean), run it once, and go on with one timestep; ``analog_nodes`` of the result lists such places.
+        fold_batch_norm: fold batch norms into the convolutions before them, which is faster, most of all in counts. The
+            folded weights round differently than the ANN does: in float32 a neuron in a million then differs, and deep
+            networks spread that, so it is off unless asked for.
         neuron: the class of the neurons; framework adapters hand in their own.
         network: the class of the result; likewise.
         progress: show a progress bar while calibrating.
@@ -69,8 +75,12 @@ def convert(
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
     quantised = _quantise(trace(model), dataloader, levels, progress)
     _check_thresholds(quantised)
-    lowered = Lowering(quantised, lambda qcfs: neuron.from_qcfs(qcfs, backend), on_unsupported == "analog").run()
-    snn = network(lowered.root, lowered.root.graph, lowered.latency, tuple(lowered.analog_nodes))
+    if fold_batch_norm:
+        fold_batch_norms(quantised)
+    for name, qcfs in qcfs_layers(quantised).items():
+        quantised.set_submodule(name, neuron.from_qcfs(qcfs, backend))
+    lowered = Lowering(quantised, analog=on_unsupported == "analog").run()
+    snn = network(quantised, counts_graph(quantised), lowered.graph, lowered.latency, tuple(lowered.analog_nodes))
     snn.execution = execution
     return snn
 

@@ -1,53 +1,62 @@
-"""Multiplying thresholds and batch norms into weights; all of it in float64, rounded once."""
+"""Multiplying thresholds and batch norms into weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from pascal_ext.ops.thresholds import broadcastable
+from pascal_ext.operations import Kind, kind_of
 
 
-class Scale(nn.Module):
-    """Multiplies spikes by a threshold that no layer with weights absorbs: one value, or one per channel."""
+def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
+    """``layer(scale * spikes)``, with the scale multiplied into the weights: the layer reads binary spikes.
 
-    scale: Tensor
-
-    def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * broadcastable(self.scale, x, channel_dim=1).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.scale.item():.4g}" if self.scale.numel() == 1 else f"{self.scale.numel()} channels"
-
-
-def absorb_input_scale(layer: Any, scale: Tensor) -> None:
-    """Change the weights of ``layer`` so that ``layer(s)`` becomes what ``layer(scale * s)`` was.
+    The layer keeps its own weights, which are the ANN's.
 
     Args:
         layer: a convolution, transposed convolution or linear layer.
-        scale: one value, or one for each input channel (input feature).
+        spikes: its input, [N, C, ...].
+        scale: one value, or one for each input channel; a linear layer after ``flatten`` has several features for each.
     """
-    weight = layer.weight.detach()
-    factor = scale.detach().double()
+    weight = layer.weight
+    factor = scale.to(weight.dtype)
     if factor.numel() > 1:
         if isinstance(layer, _ConvTransposeNd):  # weight [in, out / groups, ...]
             factor = factor.reshape(-1, *[1] * (weight.ndim - 1))
         elif isinstance(layer, _ConvNd):  # weight [out, in / groups, ...]
-            grouped = factor.reshape(layer.groups, -1)
-            factor = grouped.repeat_interleave(layer.out_channels // layer.groups, 0)
-            factor = factor.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
-    layer.weight = _parameter(weight.double() * factor, like=layer.weight)
+            grouped = factor.reshape(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, 0)
+            factor = grouped.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+        else:
+            factor = factor.repeat_interleave(weight.shape[1] // factor.numel())
+    return functional_call(layer, {"weight": weight * factor}, (spikes,))
+
+
+def fold_batch_norms(traced: fx.GraphModule) -> None:
+    """Fold each batch norm of a traced graph into the convolution before it, where nothing else reads that one."""
+    calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+    for node in list(traced.graph.nodes):
+        source = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(source, fx.Node) or source.op != "call_module":
+            continue
+        if kind_of(node, traced) is not Kind.NORM or kind_of(source, traced) is not Kind.WEIGHTED:
+            continue
+        layer, norm = traced.get_submodule(str(source.target)), traced.get_submodule(str(node.target))
+        if isinstance(layer, _ConvNd) and len(source.users) == 1 and calls.count(str(source.target)) == 1:
+            fold_batch_norm(layer, norm)
+            node.replace_all_uses_with(source)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
 
 
 def fold_batch_norm(layer: Any, norm: Any) -> None:
-    """Change ``layer`` so that it computes what ``norm(layer(x))`` did in evaluation mode."""
+    """Change the convolution ``layer`` so that it computes what ``norm(layer(x))`` did in evaluation mode.
+
+    Computed in float64 and rounded once.
+    """
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         factor = factor * norm.weight.detach().double()
@@ -59,21 +68,5 @@ def fold_batch_norm(layer: Any, norm: Any) -> None:
         weight = weight * per_group.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
     else:
         weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    layer.bias = _parameter(bias * factor + shift, like=layer.weight)
-    layer.weight = _parameter(weight, like=layer.weight)
-
-
-def absorb_norm_scale(norm: Any, scale: Tensor) -> None:
-    """Change ``norm``, in evaluation mode, so that ``norm(s)`` becomes what ``norm(scale * s)`` was."""
-    scale = scale.detach().double()
-    mean = norm.running_mean
-    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach()
-    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
-    norm.affine = True
-    norm.weight = _parameter(gamma.double() * scale, like=mean)
-    norm.bias = _parameter(beta, like=mean)
-    norm.running_mean = (mean.double() / scale).to(mean.dtype)
-
-
-def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.to(like.dtype).contiguous(), requires_grad=like.requires_grad)
+    layer.bias = nn.Parameter((bias * factor + shift).to(layer.weight), requires_grad=layer.weight.requires_grad)
+    layer.weight = nn.Parameter(weight.to(layer.weight), requires_grad=layer.weight.requires_grad)

@@ -9,12 +9,16 @@ import torch
 from torch import fx
 
 from pascal_ext.errors import SerializationError
+from pascal_ext.folding import call_scaled
 from pascal_ext.operations import is_torch_function
 from pascal_ext.ops import timefold
 
-_OWN = {f"pascal_ext:{name}": getattr(timefold, name) for name in ("unfold", "fold", "decode", "align")}
-_OWN |= {f"pascal_ext:{name}": getattr(timefold, name) for name in ("keep_batch", "need_ndim")}
-_OWN["builtins:getattr"] = getattr
+_TIMEFOLD = "unfold fold decode align scale join_scales as_sequence only_step pick keep_batch need_ndim".split()
+_OWN: dict[str, Any] = {
+    **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
+    "pascal_ext:call_scaled": call_scaled,
+    "builtins:getattr": getattr,
+}
 _MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
 _ATOMS = (str, int, float, bool, type(None))
 

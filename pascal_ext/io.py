@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pascal_ext.errors import SerializationError
-from pascal_ext.folding import Scale
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
@@ -30,8 +29,13 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     """
     modules, containers = {}, set()
     for name, module in snn.named_modules():
-        if name and isinstance(module, (PascIF, Scale)):
-            modules[name] = _own_config(module)
+        if name and isinstance(module, PascIF):
+            modules[name] = {
+                "class": "PascIF",
+                "levels": module.levels,
+                "shape": list(module.v_threshold.shape),
+                "backend": module.backend,
+            }
         elif name and type(module).__module__.startswith("torch.nn") and type(module) is not nn.Module:
             modules[name] = _torch_config(name, module)
         elif name and type(module) is nn.Module:
@@ -41,7 +45,8 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     loose = ["", *containers]
     structure = {
         "version": FORMAT_VERSION,
-        "graph": graph_to_dict(snn.graph),
+        "counts_graph": graph_to_dict(snn.counts_graph),
+        "spikes_graph": graph_to_dict(snn.graph),
         "modules": modules,
         "parameters": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_parameters(recurse=False)],
         "buffers": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_buffers(recurse=False)],
@@ -49,6 +54,7 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "analog_nodes": list(snn.analog_nodes),
         "execution": snn.execution,
         "step_mode": snn.step_mode,
+        "settle_ties": snn.settle_ties,
     }
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in snn.state_dict().items()}
     save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
@@ -95,21 +101,11 @@ def load(
         root.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SerializationError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
-    graph = graph_from_dict(structure["graph"])
-    snn = network(root, graph, structure["latency"], tuple(structure["analog_nodes"]))
+    graphs = (graph_from_dict(structure[name]) for name in ("counts_graph", "spikes_graph"))
+    snn = network(root, *graphs, structure["latency"], tuple(structure["analog_nodes"]))
     snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
+    snn.settle_ties = structure["settle_ties"]
     return snn
-
-
-def _own_config(module: PascIF | Scale) -> dict[str, Any]:
-    if isinstance(module, Scale):
-        return {"class": "Scale", "shape": list(module.scale.shape)}
-    return {
-        "class": "PascIF",
-        "levels": module.levels,
-        "shape": list(module.v_threshold.shape),
-        "backend": module.backend,
-    }
 
 
 def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
@@ -126,11 +122,8 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
 
 
 def _build(config: dict[str, Any], neuron: type[PascIF]) -> nn.Module:
-    match config["class"]:
-        case "Scale":
-            return Scale(torch.empty(config["shape"]))
-        case "PascIF":
-            return neuron(config["levels"], torch.empty(config["shape"]), backend=config["backend"])
+    if config["class"] == "PascIF":
+        return neuron(config["levels"], torch.empty(config["shape"]), backend=config["backend"])
     kind = getattr(nn, config["class"].removeprefix("torch.nn."), None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise SerializationError(f"the file holds a {config['class']!r}, which this version of torch does not have")

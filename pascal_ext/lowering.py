@@ -2,8 +2,8 @@
 
 Each value of the graph is a :class:`Signal`: how many timesteps it has, whether it is a spike train, and which threshold
 still has to be multiplied into it. Thresholds travel along the wires until a layer with weights absorbs them; so the
-wires carry binary spikes, and a :class:`~pascal_ext.folding.Scale` appears only where no weights do (at a residual
-addition, say).
+wires carry binary spikes, and a multiplication appears only where no weights do (at a residual addition, say). No module
+is changed or copied: the same layers serve the ANN's own graph, which runs on counts.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from pascal_ext.errors import UnsupportedOperationError
-from pascal_ext.folding import Scale, absorb_input_scale, absorb_norm_scale, fold_batch_norm
+from pascal_ext.folding import call_scaled
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import (
     Kind,
@@ -33,8 +32,6 @@ from pascal_ext.operations import (
     returns_sequence,
 )
 from pascal_ext.ops import timefold
-from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import unique_name
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Signal:
         steps: number of timesteps.
         ready: timesteps passed on the barrier schedule when the value is complete.
         thermometer: each element is a thermometer code, with one amplitude for each channel, or constant in time.
-        scale: positive threshold still to be multiplied in, scalar or [C]; None where there is none.
+        scale: the node of a positive threshold still to be multiplied in; None where there is none.
+        scales: how many values ``scale`` has: 1, or one for each channel.
         channels: size of dimension 1, where known.
         ndim: number of dimensions, where known.
         sequence: the value is a tuple of tensors (of ``chunk``, say), each like this.
@@ -54,14 +52,15 @@ class Signal:
     steps: int = 1
     ready: int = 0
     thermometer: bool = False
-    scale: Tensor | None = None
+    scale: fx.Node | None = None
+    scales: int = 1
     channels: int | None = None
     ndim: int | None = None
     sequence: bool = False
 
     @property
     def per_channel(self) -> bool:
-        return self.scale is not None and self.scale.numel() > 1
+        return self.scale is not None and self.scales > 1
 
     def as_current(self, **changes: Any) -> Signal:
         """The same wire after a linear operation: no train any more."""
@@ -74,35 +73,36 @@ class Signal:
 
 @dataclass
 class Lowered:
-    """The result: a graph over the modules of ``root``, and what is to be known about it."""
+    """The result: a time-folded graph over the modules of the traced model, and what is to be known about it.
 
-    root: fx.GraphModule
-    neurons: dict[str, PascIF] = field(default_factory=dict)
-    analog_nodes: list[str] = field(default_factory=list)
+    The graph takes the batch size and the reference counts (or None) before the model's own inputs.
+    """
+
+    graph: fx.Graph
     latency: int = 0
+    analog_nodes: list[str] = field(default_factory=list)
 
 
 class Lowering:
     """One conversion.
 
     Args:
-        traced: a graph made by :func:`pascal_ext.tracing.trace`; it is rewritten in place.
-        make_neuron: the neuron that takes the place of a QCFS.
+        traced: a graph made by :func:`pascal_ext.tracing.trace`, with neurons where its activations were; its own graph is
+            not changed.
         analog: decode and go on at operations without a spiking counterpart, instead of raising.
     """
 
-    def __init__(self, traced: fx.GraphModule, make_neuron: Callable[[QCFS], PascIF], analog: bool) -> None:
+    def __init__(self, traced: fx.GraphModule, analog: bool) -> None:
         self.root = traced
-        self.graph = traced.graph
-        self.make_neuron = make_neuron
+        self.graph = copy.deepcopy(traced.graph)
         self.analog = analog
-        self.result = Lowered(traced)
+        self.result = Lowered(self.graph)
         self.signals: dict[fx.Node, Signal] = {}
         self.scaled: dict[fx.Node, fx.Node] = {}  # wire -> the node that multiplies its threshold in
-        self.pristine: dict[str, nn.Module] = {}  # weights before they absorbed anything, where used more than once
+        self.neurons = 0
 
     def run(self) -> Lowered:
-        """Rewrite the graph; its ``forward`` then takes the batch size before the model's own inputs.
+        """Rewrite a copy of the graph.
 
         Raises:
             UnsupportedOperationError: an operation has no exact spiking counterpart.
@@ -110,6 +110,7 @@ class Lowering:
         nodes = list(self.graph.nodes)
         with self.graph.inserting_before(nodes[0]):
             self.batch = self.graph.placeholder("batch_size", type_expr=int)
+            self.references = self.graph.placeholder("references")
         for node in nodes:
             if node.op == "placeholder":
                 self.signals[node] = Signal()
@@ -119,8 +120,7 @@ class Lowering:
                 self.result.latency = max((self.signals[n].ready for n in self._sources(node)), default=0)
             elif node.op != "get_attr":  # parameters and buffers have no time
                 self._lower(node)
-        self.graph.eliminate_dead_code()
-        self.root.delete_all_unused_submodules()
+        self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         self.graph.lint()
         return self.result
 
@@ -131,7 +131,7 @@ class Lowering:
         sources = self._sources(node)
         if not sources:
             return  # sizes, constants, computations on parameters
-        if node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), QCFS):
+        if node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), PascIF):
             return self._neuron(node, sources[0])
         kind = kind_of(node, self.root)
         if kind is Kind.METADATA:
@@ -160,26 +160,26 @@ class Lowering:
     # The neuron
 
     def _neuron(self, node: fx.Node, source: fx.Node) -> None:
-        """QCFS -> PASC-IF, on the unfolded window."""
+        """Unfold the window, fire, fold the train."""
         source = self._materialise(source, node)
         signal = self.signals[source]
         name = str(node.target)
-        qcfs = self.root.get_submodule(name)
-        assert isinstance(qcfs, QCFS)
-        neuron = self.make_neuron(qcfs)
-        self.root.set_submodule(name, neuron)
-        self.result.neurons[name] = neuron
+        neuron = self.root.get_submodule(name)
+        assert isinstance(neuron, PascIF)
         with self.graph.inserting_before(node):
             window = self.graph.call_function(timefold.unfold, (source, self.batch))
-        node.args = (window,)
+            reference = self.graph.call_function(timefold.pick, (self.references, self.neurons))
+            scale = self.graph.get_attr(f"{name}.v_threshold")
+        self.neurons += 1
+        node.args = (window, reference)
         train = self._insert_after(node, timefold.fold, (node,))
-        train.meta["layer"] = name
-        threshold = qcfs.threshold.detach()
+        threshold = neuron.v_threshold
         self.signals[train] = Signal(
             steps=neuron.levels,
             ready=signal.ready + signal.steps + max(signal.steps, neuron.levels) - 1 + neuron.levels,
             thermometer=True,
-            scale=threshold.squeeze() if threshold.numel() == 1 else threshold,
+            scale=scale,
+            scales=threshold.numel(),
             channels=signal.channels if threshold.numel() == 1 else threshold.numel(),
             ndim=signal.ndim,
         )
@@ -191,34 +191,27 @@ class Lowering:
 
     def _weighted(self, node: fx.Node, source: fx.Node) -> None:
         """Convolutions and linear layers absorb the threshold of the spikes they read."""
-        layer = self._own_module(node)
+        layer: Any = self.root.get_submodule(str(node.target))
         is_linear = isinstance(layer, nn.Linear)
         signal = self.signals[source]
         inputs = layer.in_features if is_linear else layer.in_channels
-        if signal.per_channel and (inputs % len(signal.scale) or is_linear and signal.ndim != 2):  # type: ignore[arg-type]
-            source = self._materialise(source, node)
-            signal = self.signals[source]
-        if signal.scale is not None:
-            repeats = inputs // signal.scale.numel() if signal.per_channel else 1  # after flatten(1): C·H·W features
-            absorb_input_scale(layer, signal.scale.reshape(-1).repeat_interleave(repeats))
         channels = (layer.out_features if signal.ndim == 2 else None) if is_linear else layer.out_channels
-        ndim = signal.ndim if is_linear else layer.weight.ndim
-        self.signals[node] = signal.as_current(scale=None, channels=channels, ndim=ndim)
+        result = signal.as_current(scale=None, channels=channels, ndim=signal.ndim if is_linear else layer.weight.ndim)
+        if signal.per_channel and (inputs % signal.scales or is_linear and signal.ndim != 2):
+            self._materialise(source, node)
+        elif signal.scale is not None:
+            with self.graph.inserting_before(node):
+                module = self.graph.create_node("get_attr", str(node.target))
+                call = self.graph.call_function(call_scaled, (module, source, signal.scale))
+            node.replace_all_uses_with(call)
+            self.graph.erase_node(node)
+            node = call
+        self.signals[node] = result
 
     def _norm(self, node: fx.Node, source: fx.Node) -> None:
-        """A batch norm goes into the layer before it; where it cannot, it absorbs the threshold itself."""
-        signal = self.signals[source]
-        layer = self.root.get_submodule(str(source.target)) if source.op == "call_module" else None
-        norm = self.root.get_submodule(str(node.target))
-        folds = layer is not None and kind_of(source, self.root) is Kind.WEIGHTED and len(source.users) == 1
-        if folds and (not isinstance(layer, nn.Linear) or signal.ndim == 2):
-            fold_batch_norm(layer, norm)
-            self._bypass(node, source)
-            return
-        norm = self._own_module(node)
-        if signal.scale is not None:
-            absorb_norm_scale(norm, signal.scale)
-        self.signals[node] = signal.as_current(scale=None, channels=int(norm.num_features))
+        norm: Any = self.root.get_submodule(str(node.target))
+        signal = self.signals[self._materialise(source, node)]
+        self.signals[node] = signal.as_current(channels=norm.num_features)
 
     # Layers without weights
 
@@ -303,21 +296,26 @@ class Lowering:
         along_channels = name_of(node) != "stack" and argument(node, 1, "dim", 0) == 1
         known = [self.signals[n].channels if n in self.signals else None for n in operands]
         channels = sum(c for c in known if c is not None) if along_channels and None not in known else None
-        scale = None
-        if channels is not None:
-            scale = _join_scales([self.signals[n] for n in operands])
-            aligned = self._align(node, list(sources), materialise=False)
-        else:
-            aligned = self._align(node, list(sources))
+        scale = self._join_scales(node, operands) if channels is not None else None
+        aligned = self._align(node, list(sources), materialise=channels is None)
         signals = [self.signals[source] for source in aligned]
         self.signals[node] = Signal(
             steps=max(signal.steps for signal in signals),
             ready=max(signal.ready for signal in signals),
             thermometer=along_channels and all(signal.thermometer for signal in signals),
             scale=scale,
+            scales=channels or 1,
             channels=channels,
             ndim=signals[0].ndim if name_of(node) != "stack" else None,
         )
+
+    def _join_scales(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
+        signals = [self.signals[operand] for operand in operands]
+        if all(signal.scale is None for signal in signals):
+            return None
+        with self.graph.inserting_before(node):
+            parts = ([signal.scale for signal in signals], [signal.channels for signal in signals])
+            return self.graph.call_function(timefold.join_scales, parts)
 
     def _align(self, node: fx.Node, sources: list[fx.Node], materialise: bool = True) -> list[fx.Node]:
         """Let ``node`` read ``sources`` at the longest number of timesteps among them; returns what it reads."""
@@ -342,11 +340,8 @@ class Lowering:
         if signal.scale is None:
             return source
         if source not in self.scaled:
-            scope, _, leaf = str(source.meta.get("layer", source.name)).rpartition(".")
-            name = unique_name(self.root, scope, f"{leaf}_scale")
-            self.root.add_submodule(name, Scale(signal.scale))
             with self.graph.inserting_after(source):
-                self.scaled[source] = self.graph.call_module(name, (source,))
+                self.scaled[source] = self.graph.call_function(timefold.scale, (source, signal.scale))
             self.signals[self.scaled[source]] = replace(signal, scale=None)
         user.replace_input_with(source, self.scaled[source])
         return self.scaled[source]
@@ -392,10 +387,9 @@ class Lowering:
                 guard = self.graph.call_function(timefold.need_ndim, (source, needed, describe(node, self.root)))
             node.replace_input_with(source, guard)
             self.signals[guard] = signal
-            guard.meta["layer"] = source.meta.get("layer", source.name)
         return False
 
-    # Graph and modules
+    # The graph
 
     def _insert_after(self, node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
         """Call ``function`` right after ``node``; whoever read ``node`` reads its result instead."""
@@ -410,27 +404,3 @@ class Lowering:
 
     def _module_name(self, node: fx.Node) -> str:
         return type(self.root.get_submodule(str(node.target))).__name__.lower() if node.op == "call_module" else ""
-
-    def _own_module(self, node: fx.Node) -> Any:
-        """The module that ``node`` calls; a copy with a name of its own where an earlier call has claimed it."""
-        name = str(node.target)
-        if name not in self.pristine:
-            module = self.root.get_submodule(name)
-            calls = sum(other.op == "call_module" and other.target == name for other in self.graph.nodes)
-            if calls > 1:
-                self.pristine[name] = copy.deepcopy(module)
-            return module
-        module = copy.deepcopy(self.pristine[name])
-        scope, _, leaf = name.rpartition(".")
-        node.target = unique_name(self.root, scope, leaf)
-        self.root.add_submodule(node.target, module)
-        return module
-
-
-def _join_scales(signals: list[Signal]) -> Tensor | None:
-    """One threshold for each channel of a concatenation; None where no operand has any."""
-    like = next((signal.scale for signal in signals if signal.scale is not None), None)
-    if like is None:
-        return None
-    parts = [like.new_ones(1) if signal.scale is None else signal.scale.reshape(-1) for signal in signals]
-    return torch.cat([part.expand(signal.channels or 0) for part, signal in zip(parts, signals, strict=True)])

@@ -7,9 +7,11 @@ import linecache
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
@@ -34,22 +36,32 @@ class SpikingNetwork(nn.Module):
         input is the temporal mean over T, and ``.mean(0)`` of the output is the answer.
 
     Args:
-        root: holds the modules, parameters and buffers that ``graph`` calls.
-        graph: a time-folded graph made by :class:`pascal_ext.lowering.Lowering`.
+        root: holds the modules, parameters and buffers that the graphs call.
+        counts: the ANN's graph with neurons, see :func:`pascal_ext.counting.counts_graph`.
+        spikes: the time-folded graph, see :class:`pascal_ext.lowering.Lowering`.
         latency: see :attr:`latency`.
         analog_nodes: see :attr:`analog_nodes`.
+
+    Attributes:
+        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties (see
+            :mod:`pascal_ext.ops.pasc_if.ties`). It costs one more pass of the ANN, and makes the spikes exactly those of
+            the ANN; without it a neuron in a million differs, and deep networks spread that.
 
     Raises:
         InvalidArgumentError: a layer of the ANN has a name that this class needs itself.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, latency: int, analog_nodes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, root: nn.Module, counts: fx.Graph, spikes: fx.Graph, latency: int, analog_nodes: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self._graph = graph
+        self._counts_graph = counts
+        self._spikes_graph = spikes
         self._latency = latency
         self._analog_nodes = tuple(analog_nodes)
         self._step_mode = "s"
         self._execution = "spikes"
+        self.settle_ties = True
         for kind, items, register in (
             ("layer", root.named_children(), self.add_module),
             ("parameter", root.named_parameters(recurse=False), self.register_parameter),
@@ -61,8 +73,13 @@ class SpikingNetwork(nn.Module):
                         f"the model has a {kind} named {name!r}, which a {type(self).__name__} needs itself; rename it"
                     )
                 register(name, item)  # type: ignore[operator]
-        self._program = _compile(graph)
+        self._compile()
         self.eval()
+
+    def _compile(self) -> None:
+        self._run_counts = _function(self._counts_graph)
+        self._run_spikes = _function(self._spikes_graph)
+        self._run_references = _function(reference_graph(self._counts_graph, self))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Present inputs; takes what the ANN's ``forward`` took. See the class for shapes.
@@ -70,31 +87,47 @@ class SpikingNetwork(nn.Module):
         Raises:
             InvalidArgumentError: no tensor among the inputs, different batch sizes, or too few dimensions.
         """
-        batch, (args, kwargs) = self._fold((args, kwargs))
-        outputs = self._program(self, batch, *args, **kwargs)
-        finish: Callable[[Tensor, int], Tensor] = timefold.decode if self._step_mode == "s" else timefold.unfold
-        return pytree.tree_map_only(Tensor, lambda tensor: finish(tensor, batch), outputs)
+        batch, means = self._presented((args, kwargs))
+        if self._execution == "counts":
+            outputs = self._run_counts(self, *means[0], **means[1])
+            finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
+        else:
+            settles = self.settle_ties and not self._is_double(means)
+            references = self._run_references(self, *means[0], **means[1]) if settles else None
+            args, kwargs = pytree.tree_map_only(Tensor, timefold.fold, (args, kwargs)) if self._step_mode == "m" else means
+            outputs = self._run_spikes(self, batch, references, *args, **kwargs)
 
-    def _fold(self, inputs: Any) -> tuple[int, Any]:
-        """The batch size, and the inputs as [T·N, ...]."""
+            def finish(tensor: Tensor) -> Tensor:
+                return timefold.unfold(tensor, batch) if self._step_mode == "m" else timefold.decode(tensor, batch)
+
+        return pytree.tree_map_only(Tensor, finish, outputs)
+
+    def _presented(self, inputs: Any) -> tuple[int, Any]:
+        """The batch size, and what the inputs mean over time: [N, ...]."""
         multi_step = self._step_mode == "m"
         sizes: set[int] = set()
 
-        def fold(x: Tensor) -> Tensor:
+        def mean(x: Tensor) -> Tensor:
             if x.ndim < 1 + multi_step:
                 raise InvalidArgumentError(
                     f"step mode {self._step_mode!r} takes inputs [{'T, ' * multi_step}N, ...], got {tuple(x.shape)}"
                 )
             sizes.add(x.shape[int(multi_step)])
-            return timefold.fold(x) if multi_step else x
+            if not multi_step:
+                return x
+            return x[0] if x.shape[0] == 1 else x.mean(0)
 
-        folded = pytree.tree_map_only(Tensor, fold, inputs)
+        means = pytree.tree_map_only(Tensor, mean, inputs)
         if len(sizes) != 1:
             raise InvalidArgumentError(
                 f"all inputs must have the same batch size; got {sorted(sizes) or 'no tensor'} in step mode "
                 f"{self._step_mode!r}"
             )
-        return sizes.pop(), folded
+        return sizes.pop(), means
+
+    @staticmethod
+    def _is_double(inputs: Any) -> bool:
+        return any(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
 
     @property
     def execution(self) -> str:
@@ -120,13 +153,18 @@ class SpikingNetwork(nn.Module):
 
     @property
     def graph(self) -> fx.Graph:
-        """The time-folded graph that runs; for reading."""
-        return self._graph
+        """The time-folded graph that simulates spikes; for reading."""
+        return self._spikes_graph
+
+    @property
+    def counts_graph(self) -> fx.Graph:
+        """The ANN's graph, which propagates counts; for reading."""
+        return self._counts_graph
 
     @property
     def neurons(self) -> dict[str, PascIF]:
         """Layer name -> neurons, in order of execution."""
-        calls = (str(node.target) for node in self._graph.nodes if node.op == "call_module")
+        calls = (str(node.target) for node in self._counts_graph.nodes if node.op == "call_module")
         modules = ((name, self.get_submodule(name)) for name in calls)
         return {name: module for name, module in modules if isinstance(module, PascIF)}
 
@@ -154,8 +192,13 @@ class SpikingNetwork(nn.Module):
         """Operations without a spiking counterpart, which run once on decoded values (``on_unsupported="analog"``)."""
         return self._analog_nodes
 
+    @property
+    def ties(self) -> int:
+        """Spike counts that were settled by the ANN's rounding, since the last :meth:`reset`; see ``settle_ties``."""
+        return sum(int(neuron.ties) for neuron in self.neurons.values())
+
     def reset(self) -> None:
-        """Reset the neurons. They keep no state between calls, so that nothing depends on it."""
+        """Set the counters of settled ties to zero. Neurons keep nothing else between calls."""
         for neuron in self.neurons.values():
             neuron.reset()
 
@@ -166,23 +209,24 @@ class SpikingNetwork(nn.Module):
         return f"execution={self.execution}, step_mode={self.step_mode}, levels={levels}, latency={self.latency}{analog}"
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_program"]
-        state["_graph"] = graph_to_dict(self._graph)
-        return state
+        state = {key: value for key, value in self.__dict__.items() if not key.startswith("_run_")}
+        return {**state, **{key: graph_to_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_graph": graph_from_dict(state["_graph"])})
-        self._program = _compile(self._graph)
+        super().__setstate__({**state, **{key: graph_from_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}})
+        self._compile()
 
 
-def _compile(graph: fx.Graph) -> Callable[..., Any]:
-    """The graph as a plain function of (network, batch size, inputs), whose source shows in tracebacks."""
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _function(graph: fx.Graph) -> Callable[..., Any]:
+    """The graph as a plain function of the network and the graph's inputs, whose source shows in tracebacks."""
     code = graph.python_code(root_module="self")
     filename = f"<pascal_ext network {next(_serial)}>"
     linecache.cache[filename] = (len(code.src), None, code.src.splitlines(keepends=True), filename)
     namespace: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, filename, "exec"), namespace)
-    program: Callable[..., Any] = namespace["forward"]
-    return program
-
+    function: Callable[..., Any] = namespace["forward"]
+    return function

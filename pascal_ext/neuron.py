@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pascal_ext import functional
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.ops.pasc_if import check_backend
+from pascal_ext.ops.pasc_if import activation, check_backend, settle_ties, train_of
 from pascal_ext.plan import check_levels
 from pascal_ext.qcfs import QCFS, describe_threshold
 
@@ -24,20 +24,24 @@ def check_execution(execution: str) -> str:
 class PascIF(nn.Module):
     """A layer of PASC-IF neurons; see :func:`pascal_ext.functional.pasc_if` for the equations.
 
-    The neuron is a barrier: it answers when its whole window has arrived, so it always takes a sequence, and it keeps
-    no state between calls.
+    The neuron is a barrier: it answers when its whole window has arrived, so it always takes a sequence, and no membrane
+    potential outlives a call.
 
     Shapes: currents [T1, N, ...] -> spikes [levels, N, ...] in {0, 1}. With ``execution="counts"`` the train is not
-    spelled out: the result is its temporal mean, [1, N, ...] in {0, 1/L, ..., 1}.
+    spelled out: the result is what it stands for, the activation ``λ/L · k``, [1, N, ...].
 
     Args:
         levels: L, the number of emitted timesteps.
         v_threshold: λ, a scalar or one value per channel; the buffer ``v_threshold``.
         backend: see :func:`pascal_ext.functional.pasc_if`.
         execution: ``"spikes"`` or ``"counts"``.
+
+    Attributes:
+        ties: how many counts were settled by a reference since the last :meth:`reset` (a tensor, not in the state dict).
     """
 
     v_threshold: Tensor
+    ties: Tensor
 
     def __init__(
         self, levels: int, v_threshold: float | Tensor = 1.0, *, backend: str = "auto", execution: str = "spikes"
@@ -46,21 +50,37 @@ class PascIF(nn.Module):
         self.levels = check_levels(levels)
         self.backend = check_backend(backend)
         self.execution = check_execution(execution)
-        self.register_buffer("v_threshold", torch.as_tensor(v_threshold).detach().clone())
+        threshold = torch.as_tensor(v_threshold).detach().clone()
+        if not threshold.is_floating_point():
+            threshold = threshold.to(torch.get_default_dtype())
+        self.register_buffer("v_threshold", threshold)
+        self.register_buffer("ties", torch.zeros((), dtype=torch.int64, device=threshold.device), persistent=False)
 
     @classmethod
     def from_qcfs(cls, qcfs: QCFS, backend: str = "auto") -> PascIF:
         """The neuron that computes what ``qcfs`` computes, in units of its threshold."""
         return cls(qcfs.levels, qcfs.threshold, backend=backend)
 
-    def forward(self, x_seq: Tensor) -> Tensor:
+    def forward(self, x_seq: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Answer a window of currents.
+
+        Args:
+            x_seq: currents, [T1, N, ...].
+            reference: counts [N, ...] from a pass in the ANN's own arithmetic; they settle rounding ties, see
+                :mod:`pascal_ext.ops.pasc_if.ties`.
+        """
         if self.execution == "counts":
             counts = functional.pasc_if_counts(x_seq, self.v_threshold, self.levels)
-            return counts.to(x_seq.dtype).div_(self.levels).unsqueeze(0)
-        return functional.pasc_if(x_seq, self.v_threshold, self.levels, self.backend)
+            return activation(counts, self.v_threshold, self.levels, x_seq.dtype).unsqueeze(0)
+        if reference is None:
+            return functional.pasc_if(x_seq, self.v_threshold, self.levels, self.backend)
+        counts, ties = settle_ties(x_seq, self.v_threshold, self.levels, reference)
+        self.ties.add_(ties)
+        return train_of(counts, self.levels, x_seq.dtype)
 
     def reset(self) -> None:
-        """Nothing to do: the neuron keeps no state between calls. Here because SNN training loops call it."""
+        """Set :attr:`ties` to zero. Nothing else is remembered between calls."""
+        self.ties.zero_()
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, {describe_threshold(self.v_threshold)}, backend={self.backend}"

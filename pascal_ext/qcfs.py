@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.ops.pasc_if import quantise
+from pascal_ext.ops.pasc_if import activation, quantise
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 from pascal_ext.plan import check_levels
 
@@ -23,7 +23,7 @@ class _QCFSFunction(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(z, threshold, count)
             ctx.levels = levels
-        return count.mul(broadcastable(threshold, z, 1) / levels).to(z.dtype)
+        return activation(count, threshold, levels, z.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
+from pascal_ext.neuron import PascIF
+from pascal_ext.ops.pasc_if import quantise
 from pascal_ext.qcfs import QCFS
 from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
 
@@ -50,6 +52,7 @@ class VerificationReport:
         max_abs_error: largest difference of any output element.
         changed_by_quantisation: samples whose prediction the quantisation itself changes, against the ReLU network; None
             where the ANN is the QCFS network.
+        ties: spike counts that lay on a floor boundary to within rounding, and that the ANN's rounding settled.
     """
 
     samples: int
@@ -57,6 +60,7 @@ class VerificationReport:
     mismatched_predictions: int
     max_abs_error: float
     changed_by_quantisation: int | None = None
+    ties: int = 0
 
     @property
     def mismatched_counts(self) -> int:
@@ -86,6 +90,8 @@ class VerificationReport:
             f"{verdict}: {self.mismatched_predictions} of {self.samples:,} predictions and {self.mismatched_counts:,} of "
             f"{self.compared_counts:,} spike counts ({share:.1e}) differ; largest output error {self.max_abs_error:.3g}"
         )
+        if self.ties:
+            lines.append(f"{self.ties:,} of these counts lay on a floor boundary, and were settled by the ANN's rounding")
         if self.changed_by_quantisation is not None:
             lines.append(
                 f"quantisation itself changed {self.changed_by_quantisation} of {self.samples:,} predictions of the ReLU "
@@ -130,6 +136,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     samples = predictions = changed = 0
     largest = 0.0
     step_mode, snn.step_mode = snn.step_mode, "s"
+    snn.reset()
     try:
         with _counts(twin, snn) as (theirs, ours), torch.no_grad():
             for args, kwargs, _ in batches(dataloader, device_of(ann), "verify" if progress else None):
@@ -149,7 +156,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
         )
         for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)
     }
-    return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None)
+    return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None, snn.ties)
 
 
 def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
@@ -180,15 +187,18 @@ def _counts(twin: nn.Module, snn: SpikingNetwork) -> Iterator[tuple[dict[str, Te
     def note_levels(name: str, layer: QCFS, z: Tensor) -> None:
         theirs[name] = layer.counts(z)
 
-    def note_spikes(name: str, levels: int, spikes: Tensor) -> None:
-        ours[name] = (spikes.float().mean(0) * levels).round().int()
+    def note_spikes(name: str, neuron: PascIF, spikes: Tensor) -> None:
+        if neuron.execution == "spikes":
+            ours[name] = spikes.sum(0, dtype=torch.int32)
+        else:
+            ours[name] = quantise(spikes[0], neuron.v_threshold, neuron.levels).int()  # λ/L·k is mid-level: safe
 
     handles = [
         layer.register_forward_hook(lambda layer, args, _, name=name: note_levels(name, layer, args[0]))
         for name, layer in qcfs_layers(twin).items()
     ]
     handles += [
-        neuron.register_forward_hook(lambda _, __, spikes, name=name, levels=neuron.levels: note_spikes(name, levels, spikes))
+        neuron.register_forward_hook(lambda neuron, _, spikes, name=name: note_spikes(name, neuron, spikes))
         for name, neuron in snn.neurons.items()
     ]
     try:

@@ -6,9 +6,11 @@ temporal mean of a folded tensor is the value that the tensor has in the ANN.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
+from pascal_ext.ops.thresholds import broadcastable
 
 
 def unfold(x: Tensor, batch: int) -> Tensor:
@@ -51,6 +53,33 @@ def _stretch(x: Tensor, batch: int, steps: int) -> Tensor:
     if steps % window:
         x_seq, window = x_seq.mean(0, keepdim=True), 1
     return x_seq.unsqueeze(1).expand(-1, steps // window, *x_seq.shape[1:]).flatten(0, 2)
+
+
+def scale(x: Tensor, threshold: Tensor) -> Tensor:
+    """Spikes times their threshold, one value or one per channel (dimension 1)."""
+    return x * broadcastable(threshold, x, channel_dim=1).to(x.dtype)
+
+
+def join_scales(thresholds: list[Tensor | None], channels: list[int]) -> Tensor:
+    """One threshold for each channel of a concatenation; 1 where an operand (None) has none."""
+    like = next(threshold for threshold in thresholds if threshold is not None)
+    parts = [like.new_ones(1) if threshold is None else threshold.reshape(-1) for threshold in thresholds]
+    return torch.cat([part.expand(count) for part, count in zip(parts, channels, strict=True)])
+
+
+def as_sequence(x: Tensor) -> Tensor:
+    """[N, ...] -> [1, N, ...]."""
+    return x.unsqueeze(0)
+
+
+def only_step(x_seq: Tensor) -> Tensor:
+    """[1, N, ...] -> [N, ...]."""
+    return x_seq[0]
+
+
+def pick(counts: tuple[Tensor, ...] | None, index: int) -> Tensor | None:
+    """The reference counts of one layer, where there are any."""
+    return None if counts is None else counts[index]
 
 
 def keep_batch(x: Tensor, source: Tensor, where: str) -> Tensor:

@@ -34,8 +34,18 @@ def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> T
     return quantise(window_mean(x_seq), v_threshold, levels).int()
 
 
+def train_of(counts: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """The thermometer code of ``counts``: [N, ...] integers -> [levels, N, ...] in {0, 1}, ones first."""
+    steps = torch.arange(levels, dtype=counts.dtype, device=counts.device)
+    return (steps.view(-1, *[1] * counts.ndim) < counts).to(dtype)
+
+
 def pasc_if_vectorised(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
     """The spike train; arguments and shapes as in :func:`pascal_ext.functional.pasc_if`."""
-    counts = pasc_if_counts(x_seq, v_threshold, levels)
-    steps = torch.arange(levels, dtype=torch.int32, device=x_seq.device)
-    return (steps.view(-1, *[1] * counts.ndim) < counts).to(x_seq.dtype)
+    return train_of(pasc_if_counts(x_seq, v_threshold, levels), levels, x_seq.dtype)
+
+
+def activation(counts: Tensor, threshold: Tensor | float, levels: int, dtype: torch.dtype) -> Tensor:
+    """``λ/L · k``, what a layer's counts [N, C, ...] stand for."""
+    accumulate = counts if counts.is_floating_point() else counts.to(accumulation_dtype(dtype))
+    return accumulate.mul(broadcastable(threshold, accumulate, 1) / levels).to(dtype)

@@ -1,0 +1,63 @@
+"""The ANN's own graph with neurons in it: run on counts, once, in exactly the ANN's arithmetic."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from pascal_ext.neuron import PascIF
+from pascal_ext.ops import timefold
+from pascal_ext.ops.pasc_if import activation, quantise
+
+
+def counts_graph(traced: fx.GraphModule) -> fx.Graph:
+    """A copy of the graph in which neurons get, and give, sequences of one step; nothing else is different."""
+    graph = copy.deepcopy(traced.graph)
+    for node in _neuron_calls(graph, traced):
+        with graph.inserting_before(node):
+            node.args = (graph.call_function(timefold.as_sequence, (node.args[0],)),)
+        with graph.inserting_after(node):
+            step = graph.call_function(timefold.only_step, (node,))
+        node.replace_all_uses_with(step, delete_user_cb=lambda user, step=step: user is not step)
+    return graph
+
+
+def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
+    """From a :func:`counts_graph`, the graph that returns the counts of every layer and calls no neuron.
+
+    The neurons' hooks stay silent in this pass: monitors shall see each spike train once.
+    """
+    graph = copy.deepcopy(counts)
+    found = []
+    for node in _neuron_calls(graph, root):
+        neuron = root.get_submodule(str(node.target))
+        assert isinstance(neuron, PascIF)
+        with graph.inserting_before(node):
+            threshold = graph.get_attr(f"{node.target}.v_threshold")
+            count = graph.call_function(level_counts, (node.args[0], threshold, neuron.levels))
+            value = graph.call_function(graded, (count, node.args[0], threshold, neuron.levels))
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+        found.append(count)
+    output = next(node for node in graph.nodes if node.op == "output")
+    output.args = (tuple(found),)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return graph
+
+
+def level_counts(x_seq: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    """Counts of a one-step sequence [1, N, ...] -> [N, ...], in the smallest integer type that holds them."""
+    dtype = torch.uint8 if levels < 256 else torch.int32
+    return quantise(x_seq[0], threshold, levels).to(dtype)
+
+
+def graded(counts: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    """What the counts stand for, as a sequence of one step, in the dtype of ``x_seq``."""
+    return activation(counts, threshold, levels, x_seq.dtype).unsqueeze(0)
+
+
+def _neuron_calls(graph: fx.Graph, root: nn.Module) -> list[fx.Node]:
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    return [node for node in calls if isinstance(root.get_submodule(str(node.target)), PascIF)]
