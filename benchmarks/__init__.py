@@ -1,0 +1,1 @@
+"""Benchmarks: networks, data, training and comparisons; run from a checkout, never installed."""

@@ -1,0 +1,220 @@
+"""Fine-tuning a QCFS network: the recipe, its data and its Lightning module."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from benchmarks.data import Batch, Source, stacked
+from benchmarks.lightning_cpu import L
+from benchmarks.models.checkpoints import prepare
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.plan import LevelPlan
+from pascal_ext.tracing import qcfs_layers
+
+DISTILLATIONS = ("none", "kl", "logits")
+STUDENT = "student."  # where the network's keys lie in a training checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum, a linear warm-up and a cosine to zero.
+
+    Attributes:
+        lr: the highest learning rate.
+        threshold_lr: that of the thresholds, as a share of ``lr``. A threshold's gradient sums over all elements of a
+            layer, so it is far larger than a weight's.
+        momentum: of SGD.
+        weight_decay: of weights; thresholds and batch norms have none.
+        warmup: the share of all steps in which the learning rate rises.
+        distillation: ``"kl"``: (1 - share)·CE + share·τ²·KL(teacher ‖ student) at temperature τ; ``"logits"``: the
+            squared distance between the logits in place of the divergence; ``"none"``: CE alone.
+        share, temperature: of the distillation.
+        threshold_floor: no step leaves a threshold under this share of its first value. SGD knows no bounds, and a
+            threshold that crosses zero turns its layer's sign around and does not come back.
+    """
+
+    lr: float = 0.03
+    threshold_lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    distillation: str = "none"
+    share: float = 0.7
+    temperature: float = 3.0
+    threshold_floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.distillation not in DISTILLATIONS:
+            raise InvalidArgumentError(
+                f"distillation={self.distillation!r} is unknown; choose one of {list(DISTILLATIONS)}"
+            )
+        for name in ("share", "warmup", "threshold_floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidArgumentError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
+        """The loss of a batch: logits [N, C], labels [N], the teacher's logits [N, C] where it has one."""
+        cross_entropy = F.cross_entropy(logits, labels)
+        if teacher_logits is None:
+            return cross_entropy
+        return (1 - self.share) * cross_entropy + self.share * self._distance(logits, teacher_logits)
+
+    def _distance(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        if self.distillation == "logits":
+            return F.mse_loss(logits, teacher_logits)
+        ours, theirs = (F.log_softmax(values / self.temperature, 1) for values in (logits, teacher_logits))
+        return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * self.temperature**2
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at ``step`` of ``steps``, as a share of ``lr``."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+class Images(L.LightningDataModule):
+    """Training and test images, uint8; they are augmented and normalised on the device, a batch at a time.
+
+    The order of an epoch depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
+    """
+
+    def __init__(self, train: Dataset[Any], test: Dataset[Any], batch_size: int, seed: int, workers: int = 0) -> None:
+        super().__init__()
+        self.train, self.test = train, test
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.test, shuffle=False)
+
+    def _loader(self, data: Dataset[Any], shuffle: bool) -> DataLoader[Any]:
+        world, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        sampler: DistributedSampler[Any] = DistributedSampler(data, world, rank, shuffle, self.seed)
+        return DataLoader(
+            data,
+            self.batch_size,
+            sampler=sampler,
+            collate_fn=stacked,
+            num_workers=self.workers,
+            drop_last=shuffle and len(sampler) > self.batch_size,
+        )
+
+
+class FineTuning(L.LightningModule):
+    """Trains a QCFS network, thresholds included.
+
+    Args:
+        student: the QCFS network, its thresholds calibrated.
+        source: how images are augmented and normalised.
+        recipe: see :class:`Recipe`.
+        teacher: the ReLU network to distil from.
+        seed: of the augmentation.
+        channels_last: the memory format that convolutions are fastest in, on CPUs and on GPUs in half precision.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        source: Source,
+        recipe: Recipe,
+        teacher: nn.Module | None = None,
+        *,
+        seed: int = 0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if (teacher is None) != (recipe.distillation == "none"):
+            raise InvalidArgumentError("distillation and a teacher go together: give both or none")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.student: nn.Module = _formatted(student, self.memory_format)
+        self.source, self.recipe, self.seed = source, recipe, seed
+        self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
+        self.floors: dict[str, Tensor] = {}
+        self.set_floors()
+
+    def set_floors(self) -> None:
+        """Take the present thresholds as those that :attr:`Recipe.threshold_floor` is a share of."""
+        share = self.recipe.threshold_floor
+        self.floors = {name: layer.threshold.detach() * share for name, layer in qcfs_layers(self.student).items()}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images [N, 3, H, W] -> logits [N, C]."""
+        logits: Tensor = self.student(self._inputs(images))
+        return logits
+
+    def on_fit_start(self) -> None:
+        for teacher in self._teacher:
+            _formatted(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * self.trainer.world_size + self.global_rank)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        images, labels = batch
+        inputs = self._inputs(self.source.augment(images))
+        teacher_logits = None
+        for teacher in self._teacher:
+            with torch.no_grad():
+                teacher_logits = teacher(inputs)
+        logits = self.student(inputs)
+        loss = self.recipe.loss(logits, labels, teacher_logits)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("train_accuracy", _hits(logits, labels), prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        images, labels = batch
+        self.log("test_accuracy", _hits(self(images), labels), prog_bar=True, sync_dist=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        thresholds = [layer.threshold for layer in qcfs_layers(self.student).values()]
+        chosen = {id(threshold) for threshold in thresholds}
+        others = [parameter for parameter in self.student.parameters() if id(parameter) not in chosen]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in others if parameter.ndim > 1]},
+            {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
+            {"params": thresholds, "weight_decay": 0.0, "lr": self.recipe.lr * self.recipe.threshold_lr},
+        ]
+        optimizer = torch.optim.SGD(
+            groups, self.recipe.lr, self.recipe.momentum, weight_decay=self.recipe.weight_decay, nesterov=True
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.rate(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            for name, layer in qcfs_layers(self.student).items():
+                layer.threshold.copy_(layer.threshold.maximum(self.floors[name].to(layer.threshold)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        layers = qcfs_layers(self.student)
+        checkpoint["levels"] = {name: layer.levels for name, layer in layers.items()}
+        checkpoint["floors"] = self.floors
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        prepare(self.student, LevelPlan(checkpoint["levels"]), checkpoint["state_dict"], STUDENT)
+        self.floors = checkpoint["floors"]
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        return self.source.normalise(images).to(memory_format=self.memory_format)
+
+
+def _formatted(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    return model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(1) == labels).float().mean()

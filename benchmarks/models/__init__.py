@@ -1,0 +1,30 @@
+"""The benchmarks' networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from benchmarks import torchvision_cpu
+from benchmarks.models.cifar_resnet import resnet20, resnet56
+from pascal_ext.errors import InvalidArgumentError
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
+
+
+def build(name: str, classes: int) -> nn.Module:
+    """The network ``name`` with random weights: one of :data:`MODELS`, else ``torchvision.<name>``.
+
+    Raises:
+        InvalidArgumentError: there is no such network.
+    """
+    if name in MODELS:
+        return MODELS[name](classes)
+    prefix, _, network = name.partition(".")
+    if prefix == "torchvision" and network:
+        models = torchvision_cpu.load().models
+        if network in models.list_models(module=models):
+            model: nn.Module = models.get_model(network, weights=None, num_classes=classes)
+            return model
+    raise InvalidArgumentError(f"no network {name!r}; choose one of {list(MODELS)}, or torchvision.NAME")

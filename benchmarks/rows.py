@@ -1,0 +1,80 @@
+"""Result rows: one JSON object a line, each with what is needed to run it again and to judge it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "lightning", "spikingjelly", "snntorch")
+
+
+def command(module: str) -> str:
+    """The command line that started this process, for a module run with ``python -m``."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, commit and time."""
+    import pascal_ext
+
+    versions = {"python": platform.python_version(), "pascal-ext": pascal_ext.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "hardware": hardware(), "commit": commit(), "time": _now()}
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, its cores and threads in use, and the GPUs."""
+    found: dict[str, Any] = {"cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with ``+`` where files have changed since; empty outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if changed else "")
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add ``row`` to a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,285 @@
+"""Train QCFS networks, from a ReLU checkpoint or from scratch: ``python -m benchmarks.train --help``."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+from torch.utils.data import DataLoader
+
+import pascal_ext
+from benchmarks import data, rows
+from benchmarks.compilation import compile_activations
+from benchmarks.finetuning import FineTuning, Images, Recipe
+from benchmarks.lightning_cpu import L
+from benchmarks.models import build
+from benchmarks.models.checkpoints import load_relu, save_qcfs
+from benchmarks.reallocation import Reallocate
+from pascal_ext.data import batches, device_of
+from pascal_ext.errors import InvalidArgumentError, PascalError
+from pascal_ext.plan import LevelPlan
+from pascal_ext.tracing import qcfs_layers
+
+FIRST_THRESHOLD = 3.0  # from scratch: three standard deviations of what a batch norm puts out
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run; everything that decides what comes out, but for the data and the machine.
+
+    Attributes:
+        dataset: name in :data:`benchmarks.data.SOURCES`.
+        model: see :func:`benchmarks.models.build`.
+        levels: the number of levels of every layer, or a plan's JSON file.
+        weights: a ReLU checkpoint to start from; from scratch where there is none.
+        per_channel: a threshold for each channel instead of one for each layer.
+        calibration_images: how many training images thresholds (and plans) are derived from.
+        epochs, batch_size, seed: as ever; the batch is that of one process.
+        recipe: see :class:`~benchmarks.finetuning.Recipe`.
+        reallocate_at: the epoch before which levels are reallocated; never where None.
+        strategy, mean_levels: of the reallocation.
+    """
+
+    dataset: str
+    model: str
+    levels: str
+    weights: str | None
+    per_channel: bool
+    calibration_images: int
+    epochs: int
+    batch_size: int
+    seed: int
+    recipe: Recipe
+    reallocate_at: int | None
+    strategy: str
+    mean_levels: float
+
+    def source(self) -> data.Source:
+        """What the data set is like."""
+        if self.dataset not in data.SOURCES:
+            raise InvalidArgumentError(f"no data set {self.dataset!r}; choose one of {list(data.SOURCES)}")
+        return data.SOURCES[self.dataset]
+
+    def student(self, relu: nn.Module, calibration: DataLoader[Any]) -> nn.Module:
+        """``relu`` with QCFS activations at their first levels and thresholds."""
+        uniform = self.levels.isdecimal()
+        model = pascal_ext.replace_activations(relu, int(self.levels) if uniform else 8)
+        layers = qcfs_layers(model)
+        if not uniform:
+            plan = LevelPlan.from_json(Path(self.levels))
+            plan.check_layers(layers)
+            for name, layer in layers.items():
+                layer.levels = plan[name]
+        if self.weights is None and not self.per_channel:
+            for layer in layers.values():
+                torch.nn.init.constant_(layer.threshold, min(FIRST_THRESHOLD, layer.ceiling))
+        else:
+            pascal_ext.calibrate(model, calibration, per_channel=self.per_channel)
+        return model
+
+
+def train(
+    run: Run, root: Path, output: Path, *, resume: bool = True, compiled: bool = False, workers: int = 0, **trainer: Any
+) -> dict[str, Any] | None:
+    """Train, write ``model.pt``, ``plan.json`` and checkpoints under ``output``, and return the result's row.
+
+    The network of the last epoch is the result: nothing is chosen by its accuracy on the test images.
+
+    Args:
+        run: what to train.
+        root: folder of the images, see :func:`benchmarks.data.read`.
+        output: folder for what is written.
+        resume: go on from ``output/last.ckpt`` where it is there.
+        compiled: compile the activations, see :mod:`benchmarks.compilation`.
+        workers: processes that read images from disk.
+        trainer: for :class:`lightning.Trainer`: devices, precision ...
+
+    Returns:
+        The row; None in the processes of rank 1 and above.
+
+    Raises:
+        InvalidArgumentError: an option does not fit, or the checkpoint to resume is of another run.
+    """
+    source, environment = run.source(), rows.environment()  # now: the checkout may change while this runs
+    last = output / "last.ckpt"
+    ckpt = last if resume and last.is_file() else None
+    if ckpt is not None:
+        _check_same(run, ckpt)
+    L.seed_everything(run.seed, workers=True)
+    images = Images(
+        data.read(source, root, "train"), data.read(source, root, "test"), run.batch_size, run.seed, workers
+    )
+    calibration = data.loader(source, images.train, 250, limit=run.calibration_images, workers=workers)
+    relu = build(run.model, source.classes)
+    if run.weights is not None:
+        relu = load_relu(run.model, source.classes, Path(run.weights))
+    distils = run.recipe.distillation != "none"
+    if distils and run.weights is None:
+        raise InvalidArgumentError("distillation needs the ReLU network's weights")
+    student = run.student(relu, calibration).train()
+    module = FineTuning(student, source, run.recipe, relu if distils else None, seed=run.seed)
+    if compiled:
+        compile_activations(student)
+    callbacks = [
+        L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False),
+        _Remember(run),
+    ]
+    if run.reallocate_at is not None:
+        plan = output / "reallocated.json"
+        callbacks.append(Reallocate(run.reallocate_at, run.strategy, run.mean_levels, calibration, plan))
+    lightning = L.Trainer(
+        max_epochs=run.epochs,
+        callbacks=callbacks,
+        logger=L.pytorch.loggers.CSVLogger(output, name="", version="log"),
+        default_root_dir=output,
+        use_distributed_sampler=False,  # Images has its own
+        num_sanity_val_steps=0,
+        **trainer,
+    )
+    lightning.fit(module, images, ckpt_path=ckpt)
+    if not lightning.is_global_zero:
+        return None
+    save_qcfs(student, output / "model.pt", name=run.model, classes=source.classes)
+    layers = qcfs_layers(student)
+    LevelPlan({name: layer.levels for name, layer in layers.items()}).to_json(output / "plan.json")
+    test = data.loader(source, images.test, 250, workers=workers)
+    return {
+        "benchmark": "train",
+        **dataclasses.asdict(run),
+        "dataset": source.title,
+        "plan": {name: layer.levels for name, layer in layers.items()},
+        "test_images": len(images.test),  # type: ignore[arg-type]
+        "accuracy": accuracy(student.to(module.device), test),
+        "relu_accuracy": accuracy(relu.to(module.device), test) if run.weights is not None else None,
+        "processes": lightning.world_size,
+        **environment,
+    }
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, loader: DataLoader[Any]) -> float:
+    """Percent of the images that ``model`` classifies right."""
+    model.eval()
+    hits = total = 0
+    for args, _, labels in batches(loader, device_of(model), "test"):
+        hits += int((model(*args).argmax(1) == labels).sum())
+        total += len(labels)
+    return 100 * hits / total
+
+
+class _Remember(L.Callback):
+    """Writes into every checkpoint which run it is of."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = dataclasses.asdict(self.run)
+
+
+def _check_same(run: Run, path: Path) -> None:
+    before = torch.load(path, map_location="cpu", weights_only=False).get("run")
+    now = dataclasses.asdict(run)
+    if before != now:
+        changed = [name for name in now if before is None or before.get(name) != now[name]]
+        raise InvalidArgumentError(
+            f"{str(path)!r} is of a run with another {', '.join(changed)}; choose another --output, or --restart"
+        )
+
+
+class Distillation(enum.StrEnum):
+    """See :class:`~benchmarks.finetuning.Recipe`."""
+
+    none = "none"
+    kl = "kl"
+    logits = "logits"
+
+
+DEFAULT = Recipe()
+
+
+def main(
+    root: Annotated[Path, typer.Option("--data", help="Folder of the images.", file_okay=False, exists=True)],
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(data.SOURCES)}.")] = "cifar10-jpeg",
+    model: Annotated[str, typer.Option(help="resnet20, resnet56 or torchvision.NAME.")] = "resnet20",
+    weights: Annotated[Path | None, typer.Option(help="ReLU checkpoint to start from.", dir_okay=False)] = None,
+    levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file.")] = "4",
+    per_channel: Annotated[bool, typer.Option("--per-channel", help="A threshold for each channel.")] = False,
+    calibration_images: Annotated[int, typer.Option(min=1)] = 1000,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of one process.")] = 128,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = DEFAULT.lr,
+    threshold_lr: Annotated[float, typer.Option(help="That of thresholds, as a share of it.")] = DEFAULT.threshold_lr,
+    weight_decay: Annotated[float, typer.Option(min=0)] = DEFAULT.weight_decay,
+    warmup: Annotated[float, typer.Option(help="Share of the steps.")] = DEFAULT.warmup,
+    distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
+    share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
+    temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
+    reallocate_at: Annotated[int | None, typer.Option(min=1, help="Reallocate levels before this epoch.")] = None,
+    strategy: Annotated[str, typer.Option(help="Of the reallocation.")] = "al",
+    mean_levels: Annotated[float, typer.Option(min=1, help="Budget of the reallocation.")] = 3.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints and the network.")] = Path("checkpoints/train"),
+    results: Annotated[Path, typer.Option(help="File that the row is added to.")] = rows.RESULTS / "train.jsonl",
+    restart: Annotated[bool, typer.Option("--restart", help="Do not resume from OUTPUT/last.ckpt.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the activations.")] = False,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes; more than one train with DDP.")] = 1,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed ...")] = "32-true",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")] = 0,
+    validate_every: Annotated[int, typer.Option(min=1, help="Epochs between looks at the test images.")] = 1,
+) -> None:
+    """Train a QCFS network and add its accuracy to the results."""
+    try:
+        recipe = Recipe(
+            lr=lr,
+            threshold_lr=threshold_lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            distillation=distillation.value,
+            share=share,
+            temperature=temperature,
+        )
+        run = Run(
+            dataset=dataset,
+            model=model,
+            levels=levels,
+            weights=None if weights is None else str(weights),
+            per_channel=per_channel,
+            calibration_images=calibration_images,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            recipe=recipe,
+            reallocate_at=reallocate_at,
+            strategy=strategy,
+            mean_levels=mean_levels,
+        )
+        row = train(
+            run,
+            root,
+            output,
+            resume=not restart,
+            compiled=compiled,
+            workers=workers,
+            accelerator=accelerator,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            precision=precision,
+            check_val_every_n_epoch=validate_every,
+        )
+    except PascalError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    if row is not None:
+        rows.append(results, {**row, "command": rows.command("benchmarks.train")})
+        typer.echo(f"accuracy {row['accuracy']:.2f}% on {row['test_images']} test images of {row['dataset']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
