@@ -4,7 +4,8 @@ JOBS ?= 2
 
 SPIKINGJELLY := spikingjelly==2.0.0
 SNNTORCH := snntorch==1.0.0
-SPIKINGJELLY_OLD := spikingjelly==0.0.0.0.14
+# its monitors need tensorboard, which it does not declare
+SPIKINGJELLY_OLD := spikingjelly==0.0.0.0.14 tensorboard
 SNNTORCH_OLD := snntorch==0.9.4
 
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt --editable

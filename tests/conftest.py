@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from benchmarks import torchvision_cpu
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -36,17 +37,7 @@ def reproducible() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def torchvision() -> ModuleType:
     """torchvision, also where its wheel was compiled for CUDA and torch is CPU-only."""
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):  # the schemas that its compiled part would have defined
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    module = importlib.import_module("torchvision")
-    module._schemas = library  # they last as long as the library object
-    return module
+    return torchvision_cpu.load()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

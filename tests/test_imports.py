@@ -21,8 +21,8 @@ LAYERS = (
     {"functional"},
     {"neuron", "qcfs"},
     {"allocation", "calibration", "tracing"},
-    {"conversion", "folding", "graph_format", "lowering", "network", "operations"},
-    {"energy", "figures", "io", "recording", "report", "specs", "verification"},
+    {"conversion", "counting", "folding", "graph_format", "lowering", "network", "operations"},
+    {"energy", "figures", "io", "network_report", "recording", "report", "specs", "verification"},
     {"adapters"},
     {"cli", "demo", "benchmarks"},
 )
