@@ -1,0 +1,212 @@
+"""The ``pascal-ext`` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pascal_ext.errors import InvalidArgumentError, PascalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+app = typer.Typer(
+    help="Exact ANN-to-SNN conversion (PASCAL): convert a model, verify it, report on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="package.module:factory, a callable without arguments that gives the model."),
+]
+WeightsOption = Annotated[Path | None, typer.Option(help="Its state dict, .pt or .safetensors.", dir_okay=False)]
+QcfsOption = Annotated[
+    str | None,
+    typer.Option(help="The weights are those of replace_activations(MODEL): its levels, or the JSON file of its plan."),
+]
+DataOption = Annotated[
+    str | None, typer.Option(help="A folder CLASS/IMAGE.jpg, or package.module:name of a loader, or of what gives one.")
+]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images a batch, for a folder.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Use so many images of a folder, evenly spaced.")]
+ImageSizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Resize a folder's images and crop their centre to this size.")
+]
+MeanOption = Annotated[str, typer.Option(metavar="R,G,B", help="Subtracted from a folder's images in [0, 1].")]
+StdOption = Annotated[str, typer.Option(metavar="R,G,B", help="Divides a folder's images after that.")]
+ExecutionOption = Annotated[str, typer.Option(help="spikes or counts.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("pascal-demo"),
+    seed: Annotated[int, typer.Option(help="Of the weights and the order of the training images.")] = 0,
+) -> None:
+    """Train, convert, fine-tune, verify and compare on scikit-learn's digits; half a minute, and a report."""
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # torch warns of Triton's absence by itself
+    from pascal_ext.demo import Settings, run_demo, text
+
+    console = Console()
+    report = run_demo(output, Settings(seed=seed), console)
+    console.print()
+    console.print(text.table(report))
+    console.print(f"\nThe report: [bold]{output / 'report.html'}[/bold]")
+
+
+@app.command()
+def convert(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the spiking network, .safetensors.")],
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    qcfs: QcfsOption = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(help="Levels of every layer, the JSON file of a plan, or auto. [default: 8, or learnt]"),
+    ] = None,
+    on_unsupported: Annotated[str, typer.Option(help="raise, or analog: run such operations as in the ANN.")] = "raise",
+    execution: ExecutionOption = "spikes",
+    batch_size: BatchSizeOption = 64,
+    limit: LimitOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Convert MODEL into a spiking network and save it; a ReLU model is calibrated on --data."""
+    import pascal_ext
+    from pascal_ext.specs import parse_levels
+
+    ann = _model(model, weights, qcfs)
+    loader = None if data is None else _data(data, batch_size, limit, image_size, mean, std)
+    wanted = None if levels is None else parse_levels(levels)
+    snn = pascal_ext.convert(ann, loader, wanted, execution=execution, on_unsupported=on_unsupported)
+    pascal_ext.save(snn, output)
+    console = Console()
+    console.print(
+        f"{output}: {len(snn.neurons)} layers, {snn.plan.mean_levels:.3g} timesteps on average, latency {snn.latency}"
+    )
+    for node in snn.analog_nodes:
+        console.print(f"  runs as in the ANN: {node}", markup=False)
+
+
+@app.command()
+def allocate(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help="See convert.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the plan, .json.")],
+    weights: WeightsOption = None,
+    qcfs: QcfsOption = None,
+    strategy: Annotated[str, typer.Option(help="sensitivity, or al: the paper's metric.")] = "sensitivity",
+    batch_size: BatchSizeOption = 64,
+    limit: LimitOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Choose the levels of each layer of MODEL and write the plan, for convert --levels."""
+    import pascal_ext
+
+    plan = pascal_ext.allocate(
+        _model(model, weights, qcfs), _data(data, batch_size, limit, image_size, mean, std), strategy=strategy
+    )
+    plan.to_json(output)
+    console = Console()
+    for name, layer_levels in plan.items():
+        console.print(f"{layer_levels:4d}  {name}  {plan.reasons.get(name, '')}", markup=False, highlight=False)
+    console.print(f"{output}: {plan.mean_levels:.3g} levels on average")
+
+
+@app.command()
+def verify(
+    model: ModelArgument,
+    network: Annotated[Path, typer.Argument(help="The spiking network that convert saved.", dir_okay=False)],
+    data: Annotated[str, typer.Option(help="See convert.")],
+    weights: WeightsOption = None,
+    qcfs: QcfsOption = None,
+    execution: ExecutionOption = "spikes",
+    batch_size: BatchSizeOption = 64,
+    limit: LimitOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Compare NETWORK with MODEL, layer by layer; the exit status is 1 where a prediction differs."""
+    import pascal_ext
+
+    snn = pascal_ext.load(network)
+    snn.execution = execution
+    found = pascal_ext.verify(_model(model, weights, qcfs), snn, _data(data, batch_size, limit, image_size, mean, std))
+    Console().print(str(found), markup=False, highlight=False)
+    if found.mismatched_predictions:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="A spiking network that convert saved, or a report's .json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html; a .json is written beside it.")],
+    model: Annotated[str | None, typer.Option(help="What the network was converted from: see convert.")] = None,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    qcfs: QcfsOption = None,
+    batch_size: BatchSizeOption = 64,
+    limit: LimitOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Write a page about a converted network (verification, levels, spikes), or draw a saved report again."""
+    from pascal_ext.report import Report
+
+    if source.suffix == ".json":
+        page = Report.from_json(source)
+    else:
+        if model is None or data is None:
+            raise InvalidArgumentError("a report on a network needs --model and --data, to compare and to run it with")
+        from pascal_ext.io import load
+        from pascal_ext.network_report import network_report
+
+        loader = _data(data, batch_size, limit, image_size, mean, std)
+        page = network_report(_model(model, weights, qcfs), load(source), loader, name=source.stem)
+        page.to_json(output.with_suffix(".json"))
+    page.to_html(output)
+    Console().print(f"The report: [bold]{output}[/bold]")
+
+
+def _model(spec: str, weights: Path | None, qcfs: str | None) -> nn.Module:
+    from pascal_ext.specs import load_model
+
+    return load_model(spec, weights, qcfs)
+
+
+def _data(spec: str, batch_size: int, limit: int | None, image_size: int | None, mean: str, std: str) -> Iterable[Any]:
+    from pascal_ext.specs import load_data, parse_numbers
+
+    return load_data(
+        spec,
+        batch_size=batch_size,
+        limit=limit,
+        image_size=image_size,
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+    )
+
+
+def main() -> None:
+    """Run the command; an error of this package is one line and exit status 2, not a traceback."""
+    try:
+        app()
+    except PascalError as error:
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {type(error).__name__}:", end=" ")
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        sys.exit(2)

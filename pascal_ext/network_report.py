@@ -1,0 +1,76 @@
+"""A report on one converted network: how it compares with its ANN, its levels, its spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from pascal_ext.data import batches, device_of
+from pascal_ext.network import SpikingNetwork
+from pascal_ext.recording import mean_spikes, spike_trains
+from pascal_ext.report import Layer, Raster, Report
+from pascal_ext.verification import verify
+
+
+def network_report(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], name: str = "network") -> Report:
+    """Verify ``snn`` against ``ann`` on ``dataloader`` and gather what a report shows.
+
+    Args:
+        ann: the ReLU or QCFS network that ``snn`` was converted from.
+        snn: the converted network.
+        dataloader: batches that can be gone through several times; with labels, where the accuracy is to be told.
+        name: what the page calls the network.
+
+    Raises:
+        CalibrationError: the loader is empty or yields no inputs.
+    """
+    found = verify(ann, snn, dataloader)
+    spikes = mean_spikes(snn, dataloader)
+    right, labelled = _score(snn, dataloader)
+    layers = tuple(Layer(layer, levels, spikes[layer]) for layer, levels in snn.plan.items())
+    merit = {
+        f"predictions of {found.samples} that differ from its ANN's": str(found.mismatched_predictions),
+        "spike counts that differ": str(found.mismatched_counts),
+        "timesteps per layer, on average": f"{snn.plan.mean_levels:.3g}",
+        "steps until the answer": str(snn.latency),
+    }
+    if labelled:
+        merit = {"accuracy": f"{100 * right / labelled:.2f}%", **merit}
+    analog = (f"These operations run as in the ANN, on decoded values: {', '.join(snn.analog_nodes)}.",)
+    return Report(
+        title=name,
+        summary=f"A PASCAL spiking network of {len(layers)} layers, compared with the network it was converted from.",
+        samples=found.samples,
+        ann_accuracy=0.0,
+        focus=name,
+        layers=layers,
+        raster=_raster(snn, dataloader),
+        figures_of_merit=merit,
+        notes=analog if snn.analog_nodes else (),
+        facts={"largest error of an output": f"{found.max_abs_error:.3g}", "torch": torch.__version__},
+    )
+
+
+@torch.no_grad()
+def _score(snn: SpikingNetwork, dataloader: Iterable[Any]) -> tuple[int, int]:
+    """(right predictions, samples with a class label)."""
+    right = labelled = 0
+    for args, kwargs, target in batches(dataloader, device_of(snn)):
+        answer = snn(*args, **kwargs)
+        answers = isinstance(answer, torch.Tensor) and answer.ndim == 2
+        if answers and isinstance(target, torch.Tensor) and target.ndim == 1:
+            right += int((answer.argmax(1) == target).sum())
+            labelled += len(target)
+    return right, labelled
+
+
+def _raster(snn: SpikingNetwork, dataloader: Iterable[Any]) -> Raster:
+    args, kwargs, _ = next(iter(batches(dataloader, device_of(snn))))
+    first = [value[:1] if isinstance(value, torch.Tensor) else value for value in args]
+    keywords: dict[str, Any] = {
+        key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in kwargs.items()
+    }
+    return Raster(spike_trains(snn, *first, **keywords), label="first sample")

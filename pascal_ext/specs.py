@@ -1,0 +1,149 @@
+"""What a command line can say about models, weights, data and levels, turned into objects."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.image_tree import ImageTree
+from pascal_ext.plan import LevelPlan
+from pascal_ext.tracing import qcfs_layers, replace_activations
+
+
+def import_object(spec: str) -> Any:
+    """The object that ``"package.module:name"`` names; modules of the working directory are found too.
+
+    Raises:
+        InvalidArgumentError: the text is no such name, or there is nothing of that name.
+    """
+    module_name, colon, name = spec.partition(":")
+    if not colon or not module_name or not name:
+        raise InvalidArgumentError(f"{spec!r} is not of the form package.module:name")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InvalidArgumentError(f"cannot import the module of {spec!r}: {error}") from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InvalidArgumentError(f"{spec!r}: {getattr(found, '__name__', found)!r} has no {part!r}")
+        found = getattr(found, part)
+    return found
+
+
+def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) -> nn.Module:
+    """The model that the factory (or module object) ``spec`` gives, in evaluation mode.
+
+    Args:
+        spec: ``"package.module:name"`` of a callable without arguments that returns the model, or of a model.
+        weights: a state dict, ``.pt`` (read without running code from it) or ``.safetensors``.
+        qcfs: where the weights are those of ``replace_activations(model, levels)``: its levels, or a plan's file.
+
+    Raises:
+        InvalidArgumentError: there is no model there, or the weights are not its own.
+    """
+    found = import_object(spec)
+    model = found if isinstance(found, nn.Module) else found()
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
+    if qcfs is not None:
+        model = _with_levels(model, parse_levels(qcfs))
+    if weights is not None:
+        try:
+            model.load_state_dict(_read_weights(weights))
+        except RuntimeError as error:
+            hint = "; is --qcfs missing?" if ".threshold" in str(error) and qcfs is None else ""
+            raise InvalidArgumentError(f"the weights of {str(weights)!r} do not fit {spec!r}: {error}{hint}") from None
+    return model.eval()
+
+
+def _with_levels(model: nn.Module, levels: int | str | LevelPlan) -> nn.Module:
+    if isinstance(levels, str):
+        raise InvalidArgumentError(f"a trained QCFS model has its levels: give a number or a plan, not {levels!r}")
+    if isinstance(levels, int):
+        return replace_activations(model, levels)
+    model = replace_activations(model)
+    layers = qcfs_layers(model)
+    levels.check_layers(layers)
+    for name, layer in layers.items():
+        layer.levels = levels[name]
+    return model
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InvalidArgumentError(f"there is no file of weights {str(path)!r}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"cannot read the weights {str(path)!r}: {type(error).__name__}: {error}. Save them with "
+            "torch.save(model.state_dict(), ...), not the whole model."
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise InvalidArgumentError(f"{str(path)!r} holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def parse_levels(text: str) -> int | str | LevelPlan:
+    """``"8"`` -> 8; ``"auto"`` -> "auto"; anything else is the file of a :class:`LevelPlan`."""
+    if text == "auto":
+        return text
+    if text.lstrip("+-").isdigit():
+        return int(text)
+    return LevelPlan.from_json(Path(text))
+
+
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """``"0.5,0.4,0.3"`` -> (0.5, 0.4, 0.3); nothing for an empty text.
+
+    Raises:
+        InvalidArgumentError: ``text``, given as ``option``, is something else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise InvalidArgumentError(f"{option} must be numbers with commas between them, got {text!r}") from None
+
+
+def load_data(
+    spec: str,
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+    image_size: int | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Iterable[Any]:
+    """Batches: from a folder of images (class/image.jpg), or from what ``"package.module:name"`` gives.
+
+    A folder's images are resized, cropped and normalised as the arguments say, see
+    :class:`~pascal_ext.image_tree.ImageTree`; a loader from a module is taken as it is, without regard to them.
+
+    Raises:
+        InvalidArgumentError: there is neither, or it gives no batches.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        return ImageTree(path, image_size, mean, std).loader(batch_size, limit)
+    if ":" not in spec:
+        raise InvalidArgumentError(f"there is no folder {spec!r}; give one, or package.module:name of a loader")
+    found = import_object(spec)
+    loader = found() if callable(found) else found
+    if not isinstance(loader, Iterable):
+        raise InvalidArgumentError(f"{spec!r} gives a {type(loader).__name__}, not a loader")
+    return loader

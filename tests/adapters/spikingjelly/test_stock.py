@@ -1,0 +1,71 @@
+"""The stock methods: what SpikingJelly itself would give, on a copy, in either version."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pascal_ext.adapters.spikingjelly import registration, stock
+from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, Converter, ann2snn
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.network import SpikingNetwork
+
+
+def model_and_data() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)).train()
+    return model, [(torch.rand(7, 1, 8, 8), torch.zeros(7, dtype=torch.long)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("method", stock.STOCK_METHODS)
+def test_stock_methods_approach_the_ann_and_leave_it_alone(method: str) -> None:
+    model, data = model_and_data()
+    before = copy.deepcopy(model.state_dict())
+    network = stock.convert_stock(model, data, method)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    images = data[0][0]
+    with torch.no_grad():
+        means = list(stock.running_mean(network, images, 256))
+        again = list(stock.running_mean(network, images, 2))
+        expected = copy.deepcopy(model).eval()(images)
+    assert len(means) == 256
+    assert torch.equal(again[1], means[1])
+    early, late = ((mean - expected).abs().mean().item() for mean in (means[3], means[255]))
+    assert late < early
+    if method != "1/2 max":  # which clips the upper half of the activations
+        assert late < 0.1 * expected.abs().mean().item()
+
+
+def test_the_first_method_is_spikingjellys_own() -> None:
+    model, data = model_and_data()
+    ours = stock.convert_stock(model, data, "max")
+    ann = copy.deepcopy(model).eval()
+    if HAS_RECIPES:
+        theirs = Converter(ann2snn.RateCodingRecipe(dataloader=data, mode="Max")).convert(ann)
+    else:
+        theirs = Converter(data, mode="max")(ann)
+    with torch.no_grad():
+        for a, b in zip(
+            stock.running_mean(ours, data[0][0], 4), stock.running_mean(theirs, data[0][0], 4), strict=True
+        ):
+            assert torch.equal(a, b)
+
+
+def test_modes_by_name() -> None:
+    model, data = model_and_data()
+    registration.register()
+    try:
+        network = stock.convert_by_mode(model.eval(), data, "pascal", levels=4, progress=False)
+    finally:
+        registration.unregister()
+    assert isinstance(network, SpikingNetwork)
+    assert dict(network.plan) == {"2": 4}
+
+
+def test_unknown_methods_are_named() -> None:
+    model, data = model_and_data()
+    with pytest.raises(InvalidArgumentError, match="no stock method 'best'"):
+        stock.convert_stock(model, data, "best")
