@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -11,17 +13,34 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from pascal_ext.operations import Kind, kind_of
 
 
+_scaled: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
+
+
 def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     """``layer(scale * spikes)``, with the scale multiplied into the weights: the layer reads binary spikes.
 
-    The layer keeps its own weights, which are the ANN's.
+    The layer keeps its own weights, which are the ANN's. The product is kept for the next call where no gradient is
+    recorded, until the weights or the scale change (in any way but behind autograd's back, through ``.data``).
 
     Args:
         layer: a convolution, transposed convolution or linear layer.
         spikes: its input, [N, C, ...].
         scale: one value, or one for each input channel; a linear layer after ``flatten`` has several features for each.
     """
-    weight = layer.weight
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        weight = scaled_weight(layer, scale)
+    else:
+        key = tuple((x.data_ptr(), x._version, x.dtype, x.device) for x in (layer.weight, scale))
+        known, weight = _scaled.get(layer, (None, layer.weight))
+        if known != key:
+            weight = scaled_weight(layer, scale)
+            _scaled[layer] = (key, weight)
+    return functional_call(layer, {"weight": weight}, (spikes,))
+
+
+def scaled_weight(layer: Any, scale: Tensor) -> Tensor:
+    """The weights with which ``layer`` reads spikes instead of activations; see :func:`call_scaled`."""
+    weight: Tensor = layer.weight
     factor = scale.to(weight.dtype)
     if factor.numel() > 1:
         if isinstance(layer, _ConvTransposeNd):  # weight [in, out / groups, ...]
@@ -31,7 +50,7 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
             factor = grouped.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
         else:
             factor = factor.repeat_interleave(weight.shape[1] // factor.numel())
-    return functional_call(layer, {"weight": weight * factor}, (spikes,))
+    return weight * factor
 
 
 def fold_batch_norms(traced: fx.GraphModule) -> None:

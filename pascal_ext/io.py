@@ -123,7 +123,7 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
 
 def _build(config: dict[str, Any], neuron: type[PascIF]) -> nn.Module:
     if config["class"] == "PascIF":
-        return neuron(config["levels"], torch.empty(config["shape"]), backend=config["backend"])
+        return neuron(config["levels"], torch.ones(config["shape"]), backend=config["backend"])
     kind = getattr(nn, config["class"].removeprefix("torch.nn."), None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise SerializationError(f"the file holds a {config['class']!r}, which this version of torch does not have")

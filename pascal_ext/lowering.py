@@ -171,7 +171,7 @@ class Lowering:
             reference = self.graph.call_function(timefold.pick, (self.references, self.neurons))
             scale = self.graph.get_attr(f"{name}.v_threshold")
         self.neurons += 1
-        node.args = (window, reference)
+        node.args, node.kwargs = (window,), {"reference": reference}
         train = self._insert_after(node, timefold.fold, (node,))
         threshold = neuron.v_threshold
         self.signals[train] = Signal(

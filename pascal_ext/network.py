@@ -92,9 +92,9 @@ class SpikingNetwork(nn.Module):
             outputs = self._run_counts(self, *means[0], **means[1])
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
         else:
-            settles = self.settle_ties and not self._is_double(means)
-            references = self._run_references(self, *means[0], **means[1]) if settles else None
-            args, kwargs = pytree.tree_map_only(Tensor, timefold.fold, (args, kwargs)) if self._step_mode == "m" else means
+            references = self._run_references(self, *means[0], **means[1]) if self._settles(means) else None
+            if self._step_mode == "m":
+                args, kwargs = pytree.tree_map_only(Tensor, timefold.fold, (args, kwargs))
             outputs = self._run_spikes(self, batch, references, *args, **kwargs)
 
             def finish(tensor: Tensor) -> Tensor:
@@ -125,9 +125,10 @@ class SpikingNetwork(nn.Module):
             )
         return sizes.pop(), means
 
-    @staticmethod
-    def _is_double(inputs: Any) -> bool:
-        return any(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    def _settles(self, inputs: Any) -> bool:
+        """Whether this call lets the counts settle ties; in float64 there are none."""
+        leaves = pytree.tree_leaves(inputs)
+        return self.settle_ties and not any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
 
     @property
     def execution(self) -> str:

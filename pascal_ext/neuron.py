@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from pascal_ext import functional
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.ops.pasc_if import activation, check_backend, settle_ties, train_of
+from pascal_ext.ops.pasc_if import (
+    activation,
+    check_backend,
+    quantise,
+    settle_ties,
+    train_of,
+    window_mean,
+)
+from pascal_ext.ops.thresholds import as_threshold
 from pascal_ext.plan import check_levels
 from pascal_ext.qcfs import QCFS, describe_threshold
 
@@ -36,6 +44,10 @@ class PascIF(nn.Module):
         backend: see :func:`pascal_ext.functional.pasc_if`.
         execution: ``"spikes"`` or ``"counts"``.
 
+    Raises:
+        InvalidArgumentError: the threshold is zero, not finite, or of more than one dimension; or an option is unknown.
+        PlanError: ``levels`` is not a whole number of at least 1.
+
     Attributes:
         ties: how many counts were settled by a reference since the last :meth:`reset` (a tensor, not in the state dict).
     """
@@ -50,9 +62,7 @@ class PascIF(nn.Module):
         self.levels = check_levels(levels)
         self.backend = check_backend(backend)
         self.execution = check_execution(execution)
-        threshold = torch.as_tensor(v_threshold).detach().clone()
-        if not threshold.is_floating_point():
-            threshold = threshold.to(torch.get_default_dtype())
+        threshold = as_threshold(v_threshold)
         self.register_buffer("v_threshold", threshold)
         self.register_buffer("ties", torch.zeros((), dtype=torch.int64, device=threshold.device), persistent=False)
 
@@ -70,7 +80,7 @@ class PascIF(nn.Module):
                 :mod:`pascal_ext.ops.pasc_if.ties`.
         """
         if self.execution == "counts":
-            counts = functional.pasc_if_counts(x_seq, self.v_threshold, self.levels)
+            counts = quantise(window_mean(x_seq), self.v_threshold, self.levels)
             return activation(counts, self.v_threshold, self.levels, x_seq.dtype).unsqueeze(0)
         if reference is None:
             return functional.pasc_if(x_seq, self.v_threshold, self.levels, self.backend)

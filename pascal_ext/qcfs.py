@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.ops.pasc_if import activation, quantise
-from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
+from pascal_ext.ops.thresholds import accumulation_dtype, as_threshold, broadcastable
 from pascal_ext.plan import check_levels
 
 
@@ -36,7 +35,7 @@ class _QCFSFunction(torch.autograd.Function):
         grad_z = grad * inside if ctx.needs_input_grad[0] else None
         grad_threshold = None
         if ctx.needs_input_grad[1]:
-            slope = grad * (count / levels - ratio * inside)
+            slope = grad * (count / levels - torch.where(inside, ratio, 0.0))
             if threshold.numel() > 1:
                 slope = slope.sum([dim for dim in range(slope.ndim) if dim != 1])
             grad_threshold = slope.sum_to_size(threshold.shape) if threshold.numel() > 1 else slope.sum()
@@ -71,14 +70,7 @@ class QCFS(nn.Module):
 
     def __init__(self, levels: int, threshold: float | Tensor = 1.0, *, ceiling: float = math.inf) -> None:
         super().__init__()
-        value = torch.as_tensor(threshold).detach().clone()
-        if not value.is_floating_point():
-            value = value.to(torch.get_default_dtype())
-        if value.ndim > 1 or value.numel() == 0:
-            raise InvalidArgumentError(f"threshold must be a scalar or [C], got shape {tuple(value.shape)}")
-        if not bool((value.isfinite() & (value != 0)).all()):
-            raise InvalidArgumentError(f"threshold must be finite and not zero, got {threshold!r}")
-        self.threshold = nn.Parameter(value)
+        self.threshold = nn.Parameter(as_threshold(threshold))
         self.levels = levels
         self.ceiling = float(ceiling)
 

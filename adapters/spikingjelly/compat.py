@@ -7,6 +7,9 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
 from pascal_ext.errors import PascalError
 
 
@@ -64,3 +67,12 @@ ann2snn = load("ann2snn")
 VERSION = installed_version()
 HAS_RECIPES = has_recipes(ann2snn)
 Converter: Any = ann2snn.Converter
+
+
+def is_counting() -> bool:
+    """Whether an operation counter of SpikingJelly 2.x is active."""
+    if not HAS_RECIPES:
+        return False
+    counters = load("op_counter")
+    modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]
+    return any(isinstance(mode, (counters.DispatchCounterMode, counters.FunctionCounterMode)) for mode in modes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx, nn
 
-from pascal_ext.adapters.spikingjelly.compat import base
+from pascal_ext.adapters.spikingjelly.compat import base, is_counting
 from pascal_ext.adapters.spikingjelly.node import PascalIFNode
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
@@ -18,11 +20,17 @@ class PascalNetwork(SpikingNetwork, base.MemoryModule):
     work on it; layers and neurons have the names that they have in the ANN.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, latency: int, analog_nodes: tuple[str, ...] = ()) -> None:
-        super().__init__(root, graph, latency, analog_nodes)
+    def __init__(
+        self, root: nn.Module, counts: fx.Graph, spikes: fx.Graph, latency: int, analog_nodes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(root, counts, spikes, latency, analog_nodes)
         for neuron in self.neurons.values():
             if isinstance(neuron, PascalIFNode):
                 neuron.whole_windows = True
+
+    def _settles(self, inputs: Any) -> bool:
+        """Not while SpikingJelly counts operations: the settling pass is none of the spiking network's."""
+        return super()._settles(inputs) and not is_counting()
 
     @property
     def supported_backends(self) -> tuple[str, ...]:

@@ -62,14 +62,14 @@ class PascalIFNode(PascIF, base.MemoryModule):
     def backend(self, value: str) -> None:
         self._backend = check_backend(value)
 
-    def forward(self, x_seq: Tensor) -> Tensor:
+    def forward(self, x_seq: Tensor, reference: Tensor | None = None) -> Tensor:
         if self.step_mode == "s" and not self.whole_windows:
             self.single_step_forward(x_seq)
-        return self.multi_step_forward(x_seq)
+        return self.multi_step_forward(x_seq, reference)
 
-    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        """Currents [T1, N, ...] -> spikes [levels, N, ...]."""
-        return PascIF.forward(self, x_seq)
+    def multi_step_forward(self, x_seq: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Currents [T1, N, ...] -> spikes [levels, N, ...]; see :meth:`pascal_ext.PascIF.forward`."""
+        return PascIF.forward(self, x_seq, reference)
 
     def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> NoReturn:
         """Not possible.

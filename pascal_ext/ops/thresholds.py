@@ -17,6 +17,22 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     raise InvalidArgumentError(f"input currents must be floating point, got {dtype}; call .float() on them first")
 
 
+def as_threshold(value: Tensor | float) -> Tensor:
+    """A new tensor, scalar or [C], from what a user gave as a threshold.
+
+    Raises:
+        InvalidArgumentError: it is zero somewhere, not finite, or of more than one dimension.
+    """
+    threshold = torch.as_tensor(value).detach().clone()
+    if not threshold.is_floating_point():
+        threshold = threshold.to(torch.get_default_dtype())
+    if threshold.ndim > 1 or threshold.numel() == 0:
+        raise InvalidArgumentError(f"threshold must be a scalar or [C], got shape {tuple(threshold.shape)}")
+    if not threshold.is_meta and not bool((threshold.isfinite() & (threshold != 0)).all()):
+        raise InvalidArgumentError(f"threshold must be finite and not zero, got {value!r}")
+    return threshold
+
+
 def broadcastable(threshold: Tensor | float, like: Tensor, channel_dim: int) -> Tensor:
     """``threshold`` in the accumulation dtype of ``like``, shaped to broadcast against it.
 

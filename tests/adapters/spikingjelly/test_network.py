@@ -199,6 +199,8 @@ def test_counters_on_a_residual_network(snn: PascalNetwork, qcfs: nn.Module, bat
         by_layer = {name.partition(".")[2]: sum(counts.values()) for name, counts in synops.get_counts().items()}
         return synops.get_total(), macs.get_total(), by_layer
 
+    with torch.no_grad():
+        snn(batch)  # the first call multiplies thresholds into weights, once and for all
     synops, macs, by_layer = count(snn)
     ann_synops, ann_macs, _ = count(qcfs)
     assert ann_synops == 0
