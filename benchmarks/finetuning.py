@@ -157,8 +157,9 @@ class FineTuning(L.LightningModule):
         for teacher in self._teacher:
             _formatted(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * self.trainer.world_size + self.global_rank)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Each step has a seed of its own, so that a resumed run draws the same augmentation and dropout.
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         images, labels = batch

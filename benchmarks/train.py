@@ -135,7 +135,7 @@ def train(
     lightning = L.Trainer(
         max_epochs=run.epochs,
         callbacks=callbacks,
-        logger=L.pytorch.loggers.CSVLogger(output, name="", version="log"),
+        logger=L.pytorch.loggers.CSVLogger(output, name="log"),
         default_root_dir=output,
         use_distributed_sampler=False,  # Images has its own
         num_sanity_val_steps=0,

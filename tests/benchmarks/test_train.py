@@ -1,0 +1,288 @@
+"""Fine-tuning: the recipe, positive thresholds, resuming, plans, reallocation and the row that is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+import pascal_ext
+from benchmarks import data, rows, train
+from benchmarks.finetuning import FineTuning, Images, Recipe
+from benchmarks.models import build
+from benchmarks.models.checkpoints import load_qcfs
+from pascal_ext.errors import InvalidArgumentError, PlanError
+from pascal_ext.tracing import qcfs_layers
+
+SOURCE = data.SOURCES["cifar10-jpeg"]
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, tiny: str) -> str:
+    """A ReLU checkpoint for the tiny network."""
+    torch.save(build(tiny, 10).state_dict(), tmp_path / "relu.pt")
+    return str(tmp_path / "relu.pt")
+
+
+@pytest.fixture
+def run(tiny: str, weights: str) -> train.Run:
+    return train.Run(
+        dataset="cifar10-jpeg",
+        model=tiny,
+        levels="4",
+        weights=weights,
+        per_channel=False,
+        calibration_images=10,
+        epochs=2,
+        batch_size=16,
+        seed=0,
+        recipe=Recipe(),
+        reallocate_at=None,
+        strategy="al",
+        mean_levels=3.0,
+    )
+
+
+def trained(run: train.Run, tree: Path, output: Path, **options: Any) -> nn.Module:
+    row = train.train(run, tree, output, **QUIET, **options)
+    assert row is not None
+    return load_qcfs(output / "model.pt")
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    recipe = Recipe(warmup=0.1)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert rates.index(max(rates)) == 10
+    assert rates[10] == 1
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.001
+
+
+def test_the_loss_is_the_documented_one() -> None:
+    logits, teacher, labels = torch.randn(8, 10), torch.randn(8, 10), torch.randint(10, (8,))
+    cross_entropy = F.cross_entropy(logits, labels)
+    torch.testing.assert_close(Recipe().loss(logits, labels, None), cross_entropy)
+    ours, theirs = (logits / 2).softmax(1), (teacher / 2).softmax(1)
+    divergence = 4 * (theirs * (theirs / ours).log()).sum(1).mean()
+    kl = Recipe(distillation="kl", share=0.25, temperature=2.0)
+    torch.testing.assert_close(kl.loss(logits, labels, teacher), 0.75 * cross_entropy + 0.25 * divergence)
+    squared = Recipe(distillation="logits", share=1.0)
+    torch.testing.assert_close(squared.loss(logits, labels, teacher), (logits - teacher).square().mean())
+
+
+@pytest.mark.parametrize("wrong", [{"distillation": "hints"}, {"share": 1.5}, {"warmup": -0.1}, {"threshold_floor": 2}])
+def test_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+        Recipe(**wrong)
+
+
+def test_a_teacher_and_distillation_go_together(tiny: str) -> None:
+    model = build(tiny, 10)
+    with pytest.raises(InvalidArgumentError, match="go together"):
+        FineTuning(pascal_ext.replace_activations(model), SOURCE, Recipe(), model)
+    with pytest.raises(InvalidArgumentError, match="go together"):
+        FineTuning(pascal_ext.replace_activations(model), SOURCE, Recipe(distillation="kl"))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("distillation", ["none", "kl"])
+def test_everything_is_trained_and_the_row_says_so(
+    run: train.Run, tree: Path, tmp_path: Path, per_channel: bool, distillation: str
+) -> None:
+    recipe = Recipe(distillation=distillation)
+    run = dataclasses.replace(run, per_channel=per_channel, recipe=recipe)
+    row = train.train(run, tree, tmp_path / "out", **QUIET)
+    assert row is not None
+    model = load_qcfs(tmp_path / "out" / "model.pt")
+    assert not model.training
+    relu = torch.load(str(run.weights), weights_only=True)
+    for name, value in model.state_dict().items():
+        if name not in relu:
+            assert name.endswith(".threshold")
+            assert value.numel() > 1 or not per_channel
+        elif value.is_floating_point():
+            assert not torch.equal(value, relu[name]), f"{name} has not changed"
+    test = data.loader(SOURCE, data.read(SOURCE, tree, "test"), 20)
+    assert row["accuracy"] == train.accuracy(model, test)
+    assert row["test_images"] == 20
+    assert row["plan"] == dict.fromkeys(qcfs_layers(model), 4)
+    assert row["recipe"] == dataclasses.asdict(recipe)
+    assert row["versions"]["torch"] == torch.__version__
+    assert pascal_ext.LevelPlan.from_json(tmp_path / "out" / "plan.json") == row["plan"]
+    assert row == json.loads(json.dumps(row))
+
+
+def test_a_network_learns(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(run, epochs=20, batch_size=20, recipe=Recipe(lr=0.1))
+    row = train.train(run, tree, tmp_path / "out", **QUIET)
+    assert row is not None
+    assert row["accuracy"] >= 40  # chance is 10
+
+
+def test_thresholds_stay_positive(run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    floors: dict[str, torch.Tensor] = {}
+
+    def hostile(recipe: Recipe, logits: torch.Tensor, *_: object) -> torch.Tensor:
+        return logits.square().sum() * 100  # smaller thresholds, smaller logits
+
+    def remember(module: FineTuning) -> None:
+        set_floors(module)
+        floors.update(module.floors)
+
+    set_floors = FineTuning.set_floors
+    monkeypatch.setattr(Recipe, "loss", hostile)
+    monkeypatch.setattr(FineTuning, "set_floors", remember)
+    run = dataclasses.replace(run, recipe=Recipe(lr=1e-6, threshold_lr=1e8, threshold_floor=0.1))
+    model = trained(run, tree, tmp_path / "out", gradient_clip_val=1.0)
+    thresholds = {name: layer.threshold for name, layer in qcfs_layers(model).items()}
+    assert all(bool((threshold >= floors[name]).all()) for name, threshold in thresholds.items())
+    assert any(torch.equal(threshold, floors[name]) for name, threshold in thresholds.items())
+
+
+def stop_before(epoch: int) -> Callable[..., None]:
+    def stop(self: object, trainer: Any, pl_module: object) -> None:
+        if trainer.current_epoch == epoch:
+            raise RuntimeError("power cut")
+
+    return stop
+
+
+def test_an_interrupted_run_goes_on_as_it_would_have(
+    run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(run, tree, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(1))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(run, tree, tmp_path / "cut", **QUIET)
+    assert same(trained(run, tree, tmp_path / "cut"), whole)
+
+
+def test_only_the_same_run_is_resumed(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    trained(run, tree, tmp_path / "out")
+    other = dataclasses.replace(run, levels="2", seed=1)
+    with pytest.raises(InvalidArgumentError, match=r"another levels, seed; choose another --output, or --restart"):
+        train.train(other, tree, tmp_path / "out", **QUIET)
+    assert set(qcfs_layers(trained(other, tree, tmp_path / "out", resume=False)).values())
+
+
+def test_the_seed_decides(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    first = trained(run, tree, tmp_path / "first")
+    assert same(trained(run, tree, tmp_path / "again"), first)
+    assert not same(trained(dataclasses.replace(run, seed=1), tree, tmp_path / "other"), first)
+
+
+def test_epochs_are_shuffled_differently() -> None:
+    images = Images(
+        data.InMemory(torch.zeros(64, 3, 2, 2), torch.arange(64)), data.InMemory(*[torch.zeros(1)] * 2), 8, 5
+    )
+    loader = images.train_dataloader()
+    orders = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        orders.append(torch.cat([labels for _, labels in loader]).tolist())
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(64))
+    assert orders[0] != orders[1]
+
+
+def test_a_plan_gives_each_layer_its_levels(run: train.Run, tree: Path, tmp_path: Path, tiny: str) -> None:
+    names = list(qcfs_layers(pascal_ext.replace_activations(build(tiny, 10))))
+    plan = pascal_ext.LevelPlan({name: 1 + index % 3 for index, name in enumerate(names)})
+    plan.to_json(tmp_path / "edited.json")
+    run = dataclasses.replace(run, levels=str(tmp_path / "edited.json"))
+    model = trained(run, tree, tmp_path / "out")
+    assert {name: layer.levels for name, layer in qcfs_layers(model).items()} == plan
+    pascal_ext.LevelPlan({"conv1": 4}).to_json(tmp_path / "wrong.json")
+    with pytest.raises(PlanError, match="does not fit this model"):
+        train.train(dataclasses.replace(run, levels=str(tmp_path / "wrong.json")), tree, tmp_path / "wrong", **QUIET)
+
+
+def test_from_scratch(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(run, weights=None)
+    row = train.train(run, tree, tmp_path / "out", **QUIET)
+    assert row is not None
+    assert row["relu_accuracy"] is None
+    thresholds = [layer.threshold.item() for layer in qcfs_layers(load_qcfs(tmp_path / "out" / "model.pt")).values()]
+    assert all(math.isclose(threshold, train.FIRST_THRESHOLD, rel_tol=0.5) for threshold in thresholds)
+    with pytest.raises(InvalidArgumentError, match="distillation needs the ReLU network's weights"):
+        train.train(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "kl", **QUIET)
+
+
+def test_levels_are_reallocated_once_and_kept_on_resuming(
+    run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def allocate(model: nn.Module, loader: Any, **options: Any) -> pascal_ext.LevelPlan:
+        calls.append(options)
+        assert next(iter(loader))[0].is_floating_point()
+        return pascal_ext.LevelPlan.uniform(qcfs_layers(model), 4).updated({"relu": 2, "layer1.0.relu1": 8})
+
+    monkeypatch.setattr(pascal_ext, "allocate", allocate, raising=False)
+    run = dataclasses.replace(run, epochs=3, reallocate_at=1, strategy="sensitivity", mean_levels=4.5)
+    whole = trained(run, tree, tmp_path / "whole")
+    assert [(options["strategy"], options["mean_levels"]) for options in calls] == [("sensitivity", 4.5)]
+    levels = {name: layer.levels for name, layer in qcfs_layers(whole).items()}
+    assert levels == {**dict.fromkeys(levels, 4), "relu": 2, "layer1.0.relu1": 8}
+    assert pascal_ext.LevelPlan.from_json(tmp_path / "whole" / "reallocated.json") == levels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(2))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(run, tree, tmp_path / "cut", **QUIET)
+    assert same(trained(run, tree, tmp_path / "cut"), whole)
+    assert len(calls) == 2
+
+
+def test_the_result_converts_exactly(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    model = trained(run, tree, tmp_path / "out")
+    test = data.loader(SOURCE, data.read(SOURCE, tree, "test"), 20)
+    assert pascal_ext.verify(model, pascal_ext.convert(model), test, progress=False).mismatched_predictions == 0
+
+
+def application() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(train.main)
+    return app
+
+
+def test_the_command_adds_a_row(tree: Path, tmp_path: Path, tiny: str, weights: str) -> None:
+    results = tmp_path / "results" / "train.jsonl"
+    command = ["--data", str(tree), "--model", tiny, "--weights", weights, "--levels", "2", "--epochs", "1"]
+    command += ["--batch-size", "16", "--output", str(tmp_path / "out"), "--results", str(results)]
+    for _ in range(2):
+        result = CliRunner().invoke(application(), [*command, "--accelerator", "cpu"])
+        assert result.exit_code == 0, result.output
+        assert "on 20 test images of CIFAR-10 (JPEG)" in result.output
+    first, second = (json.loads(line) for line in results.read_text(encoding="utf-8").splitlines())
+    assert first["accuracy"] == second["accuracy"]  # the second run had nothing left to train
+    assert first["command"].startswith("python -m benchmarks.train")
+    assert first["hardware"]["cores"] >= 1
+
+    result = CliRunner().invoke(application(), [*command, "--dataset", "mnist"])
+    assert result.exit_code == 1
+    assert "error: no data set 'mnist'; choose one of" in result.output
+
+
+def test_rows_are_appended(tmp_path: Path) -> None:
+    for number in range(2):
+        rows.append(tmp_path / "new" / "rows.jsonl", {"number": number, "name": "θ"})
+    lines = (tmp_path / "new" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [{"number": 0, "name": "θ"}, {"number": 1, "name": "θ"}]
