@@ -2,8 +2,8 @@
 
     python -m benchmarks.exactness --data DIR --weights FILE
 
-For each number of levels: the accuracy of the ReLU network, of its QCFS twin and of the spiking network, and, over all test
-images, the predictions and spike counts that differ, in both executions. One row for each is appended to
+For each number of levels: the accuracy of the ReLU network, of its QCFS twin and of the spiking network, and, over all
+test images, the predictions and spike counts that differ, in both executions. One row for each is appended to
 ``results/exactness.jsonl``; rows that are there already are not run again, so an interrupted run resumes.
 """
 
@@ -33,7 +33,7 @@ def main(
     weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
-    levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [8, 16, 32],  # noqa: B006  # typer's way
+    levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [8, 16, 32],  # noqa: B006
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
     calibration: Annotated[int, typer.Option(help="training images for calibration")] = 1000,
     batch_size: Annotated[int, typer.Option()] = 100,

@@ -38,16 +38,17 @@ def convert(
 ) -> SpikingNetwork:
     """Convert a trained network into a PASCAL spiking network (arXiv 2505.01730) that computes the same function.
 
-    A model with :class:`~pascal_ext.QCFS` activations is converted as it is, with its own thresholds and levels. ReLU-like
-    activations are first replaced by QCFS, and their thresholds calibrated on ``dataloader``, without training.
+    A model with :class:`~pascal_ext.QCFS` activations is converted as it is, with its own thresholds and levels.
+    ReLU-like activations are first replaced by QCFS, and their thresholds calibrated on ``dataloader``, without
+    training.
 
     Args:
         model: any module that ``torch.fx`` can trace. It is never changed.
         dataloader: batches for calibration; needed where the model has ReLU-like activations.
         levels: levels of the ReLU-like activations: one number for all (8 where nothing is said), a mapping from layer
-            name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers, or
-            ``"auto"`` to let :func:`pascal_ext.allocate` choose. Learnt QCFS layers keep their own: they may be named,
-            but only with the levels they have.
+            name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers,
+            or ``"auto"`` to let :func:`pascal_ext.allocate` choose. Learnt QCFS layers keep their own: they may be
+            named, but only with the levels they have.
         execution: ``"spikes"`` or ``"counts"``; can be changed later (:attr:`SpikingNetwork.execution`).
         backend: see :func:`pascal_ext.functional.pasc_if`.
         on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
@@ -93,8 +94,8 @@ def _quantise(
     plain = relu_layers(traced)
     if plain and dataloader is None:
         raise InvalidArgumentError(
-            f"the model has ReLU-like activations {list(plain)}, whose thresholds must be calibrated: pass a dataloader "
-            "(or replace them first: pascal_ext.replace_activations, calibrate, fine-tune)"
+            f"the model has ReLU-like activations {list(plain)}, whose thresholds must be calibrated: pass a "
+            "dataloader (or replace them first: pascal_ext.replace_activations, calibrate, fine-tune)"
         )
     if levels == "auto" and plain:
         from pascal_ext.allocation import allocate  # allocation is built on what stands above in this package
@@ -135,8 +136,8 @@ def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) ->
     if clash:
         told = ", ".join(f"{name!r}: {asked} asked, {own} learnt" for name, (asked, own) in clash.items())
         raise PlanError(
-            f"levels disagrees with QCFS layers that learnt their thresholds at other levels ({told}). Leave levels out, "
-            "or set .levels on the QCFS modules and calibrate or fine-tune again"
+            f"levels disagrees with QCFS layers that learnt their thresholds at other levels ({told}). Leave levels "
+            "out, or set .levels on the QCFS modules and calibrate or fine-tune again"
         )
     return LevelPlan({**dict.fromkeys(plain, DEFAULT_LEVELS), **wanted, **learnt})
 

@@ -18,9 +18,11 @@ def counts_graph(traced: fx.GraphModule) -> fx.Graph:
     for node in _neuron_calls(graph, traced):
         with graph.inserting_before(node):
             node.args = (graph.call_function(timefold.as_sequence, (node.args[0],)),)
+        readers = list(node.users)
         with graph.inserting_after(node):
             step = graph.call_function(timefold.only_step, (node,))
-        node.replace_all_uses_with(step, delete_user_cb=lambda user, step=step: user is not step)
+        for reader in readers:
+            reader.replace_input_with(node, step)
     return graph
 
 

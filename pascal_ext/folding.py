@@ -12,7 +12,6 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pascal_ext.operations import Kind, kind_of
 
-
 _scaled: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
 
 

@@ -19,8 +19,8 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
         s_t = [\,t < k\,], \quad t = 0 \dots L - 1
 
     where :math:`\bar{x}` is the mean of the currents over their window, so that
-    ``v_threshold * pasc_if(x_seq, v_threshold, levels).mean(0)`` is ``QCFS(x_seq.mean(0))``. Half-precision currents are
-    accumulated in float32, and counts are integers.
+    ``v_threshold * pasc_if(x_seq, v_threshold, levels).mean(0)`` is ``QCFS(x_seq.mean(0))``. Half-precision currents
+    are accumulated in float32, and counts are integers.
 
     Args:
         x_seq: input currents, [T1, N, ...], T1 >= 1.

@@ -27,7 +27,8 @@ def graph_to_dict(graph: fx.Graph) -> dict[str, Any]:
     """The graph as JSON data.
 
     Raises:
-        SerializationError: a node calls a function that is not torch's, Python's ``operator``'s or this package's, or has
+        SerializationError: a node calls a function that is not torch's, Python's ``operator``'s or this package's, or
+        has
             an argument that JSON cannot hold.
     """
     return {
@@ -76,7 +77,9 @@ def function_name(function: Any) -> str:
     for module in _MODULES:
         if getattr(importlib.import_module(module), plain, None) is function and is_torch_function(function):
             return f"{module}:{plain}"
-    raise SerializationError(f"the network calls {function!r}, which a file cannot hold; only torch functions can be saved")
+    raise SerializationError(
+        f"the network calls {function!r}, which a file cannot hold; only torch functions can be saved"
+    )
 
 
 def function_named(name: str) -> Any:
@@ -109,7 +112,9 @@ def _encode(value: Any) -> Any:
         return [_encode(item) for item in value]
     if isinstance(value, _ATOMS):
         return value
-    raise SerializationError(f"the graph has an argument of type {type(value).__name__}, which a file cannot hold: {value!r}")
+    raise SerializationError(
+        f"the graph has an argument of type {type(value).__name__}, which a file cannot hold: {value!r}"
+    )
 
 
 def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
@@ -134,4 +139,3 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         case "tuple":
             return tuple(_decode(item, nodes) for item in content)
     raise ValueError(f"unknown kind of value {kind!r}")
-

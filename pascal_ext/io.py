@@ -89,7 +89,8 @@ def load(
     structure = json.loads(header)
     if structure["version"] > FORMAT_VERSION:
         raise SerializationError(
-            f"{str(path)!r} has version {structure['version']}; this release reads up to {FORMAT_VERSION}: upgrade pascal-ext"
+            f"{str(path)!r} has version {structure['version']}; this release reads up to {FORMAT_VERSION}: "
+            "upgrade pascal-ext"
         )
     try:
         root = nn.Module()
@@ -101,8 +102,8 @@ def load(
         root.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SerializationError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
-    graphs = (graph_from_dict(structure[name]) for name in ("counts_graph", "spikes_graph"))
-    snn = network(root, *graphs, structure["latency"], tuple(structure["analog_nodes"]))
+    counts, spikes = graph_from_dict(structure["counts_graph"]), graph_from_dict(structure["spikes_graph"])
+    snn = network(root, counts, spikes, structure["latency"], tuple(structure["analog_nodes"]))
     snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
     snn.settle_ties = structure["settle_ties"]
     return snn

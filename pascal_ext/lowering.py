@@ -1,9 +1,9 @@
 """Rewriting a traced QCFS network into a time-folded spiking one, node by node.
 
-Each value of the graph is a :class:`Signal`: how many timesteps it has, whether it is a spike train, and which threshold
-still has to be multiplied into it. Thresholds travel along the wires until a layer with weights absorbs them; so the
-wires carry binary spikes, and a multiplication appears only where no weights do (at a residual addition, say). No module
-is changed or copied: the same layers serve the ANN's own graph, which runs on counts.
+Each value of the graph is a :class:`Signal`: how many timesteps it has, whether it is a spike train, and which
+threshold still has to be multiplied into it. Thresholds travel along the wires until a layer with weights absorbs them;
+so the wires carry binary spikes, and a multiplication appears only where no weights do (at a residual addition, say).
+No module is changed or copied: the same layers serve the ANN's own graph, which runs on counts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Lowering:
     """One conversion.
 
     Args:
-        traced: a graph made by :func:`pascal_ext.tracing.trace`, with neurons where its activations were; its own graph is
+        traced: a graph made by :func:`pascal_ext.tracing.trace`, with neurons where its activations were; its own graph
+        is
             not changed.
         analog: decode and go on at operations without a spiking counterpart, instead of raising.
     """
@@ -132,16 +133,19 @@ class Lowering:
         if not sources:
             return  # sizes, constants, computations on parameters
         if node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), PascIF):
-            return self._neuron(node, sources[0])
+            self._neuron(node, sources[0])
+            return
         kind = kind_of(node, self.root)
         if kind is Kind.METADATA:
             return
         several = len(sources) > 1 and kind not in (Kind.SUM, Kind.CONCAT, Kind.MAX)
         divides_by_signal = kind is Kind.LINEAR and "div" in name_of(node) and node.args[0] not in self.signals
         if kind is Kind.UNSUPPORTED or several or divides_by_signal:
-            return self._analog(node)
+            self._analog(node)
+            return
         if self._mixes_samples(node, sources[0]):
-            return self._analog(node, "it works across dimension 0, so samples, or timesteps, would mix")
+            self._analog(node, "it works across dimension 0, so samples, or timesteps, would mix")
+            return
         handlers: dict[Kind, Callable[..., None]] = {
             Kind.WEIGHTED: self._weighted,
             Kind.NORM: self._norm,
@@ -197,7 +201,7 @@ class Lowering:
         inputs = layer.in_features if is_linear else layer.in_channels
         channels = (layer.out_features if signal.ndim == 2 else None) if is_linear else layer.out_channels
         result = signal.as_current(scale=None, channels=channels, ndim=signal.ndim if is_linear else layer.weight.ndim)
-        if signal.per_channel and (inputs % signal.scales or is_linear and signal.ndim != 2):
+        if signal.per_channel and (inputs % signal.scales or (is_linear and signal.ndim != 2)):
             self._materialise(source, node)
         elif signal.scale is not None:
             with self.graph.inserting_before(node):
@@ -244,7 +248,13 @@ class Lowering:
             signal = self.signals[self._materialise(source, node)]
             thermometer = False  # channels may be mixed, and their amplitudes differ
         sequence = name in ("chunk", "split", "unbind")
-        ndim = 2 if flat else signal.ndim if name in ("flip", "roll", "chunk", "split", "narrow", "channel_shuffle") else None
+        ndim = (
+            2
+            if flat
+            else signal.ndim
+            if name in ("flip", "roll", "chunk", "split", "narrow", "channel_shuffle")
+            else None
+        )
         self.signals[node] = replace(signal, thermometer=thermometer, sequence=sequence, channels=None, ndim=ndim)
         if node.op != "call_module" and name in ("view", "reshape", "expand", "repeat", "tile"):
             guard = self._insert_after(node, timefold.keep_batch, (node, source, describe(node, self.root)))
@@ -261,7 +271,9 @@ class Lowering:
         if ndim is not None and dims and not argument(node, 2, "keepdim", False):
             ndim -= len(dims)
         channels = signal.channels if spatial else None
-        self.signals[node] = signal.as_current(channels=channels, ndim=ndim if name_of(node) in ("mean", "sum") else None)
+        self.signals[node] = signal.as_current(
+            channels=channels, ndim=ndim if name_of(node) in ("mean", "sum") else None
+        )
 
     def _affine(self, node: fx.Node, source: fx.Node) -> None:
         signal = self.signals[self._materialise(source, node)]
@@ -322,7 +334,7 @@ class Lowering:
         if materialise:
             sources = list(dict.fromkeys(self._materialise(source, node) for source in sources))
         steps = {self.signals[source].steps for source in sources}
-        if len(sources) == 1 or len(steps) == 1 and steps != {1}:  # an input may have more steps at run time than 1
+        if len(sources) == 1 or (len(steps) == 1 and steps != {1}):  # an input may have more steps at run time than 1
             return sources
         with self.graph.inserting_before(node):
             aligned = self.graph.call_function(timefold.align, (sources, self.batch))

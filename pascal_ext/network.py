@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,9 +43,10 @@ class SpikingNetwork(nn.Module):
         analog_nodes: see :attr:`analog_nodes`.
 
     Attributes:
-        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties (see
-            :mod:`pascal_ext.ops.pasc_if.ties`). It costs one more pass of the ANN, and makes the spikes exactly those of
-            the ANN; without it a neuron in a million differs, and deep networks spread that.
+        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties
+        (see
+            :mod:`pascal_ext.ops.pasc_if.ties`). It costs one more pass of the ANN, and makes the spikes exactly those
+            of the ANN; without it a neuron in a million differs, and deep networks spread that.
 
     Raises:
         InvalidArgumentError: a layer of the ANN has a name that this class needs itself.
@@ -62,17 +63,18 @@ class SpikingNetwork(nn.Module):
         self._step_mode = "s"
         self._execution = "spikes"
         self.settle_ties = True
-        for kind, items, register in (
+        registrations: tuple[tuple[str, Iterator[tuple[str, Any]], Callable[[str, Any], None]], ...] = (
             ("layer", root.named_children(), self.add_module),
             ("parameter", root.named_parameters(recurse=False), self.register_parameter),
             ("buffer", root.named_buffers(recurse=False), self.register_buffer),
-        ):
+        )
+        for kind, items, register in registrations:
             for name, item in items:
                 if hasattr(self, name):
                     raise InvalidArgumentError(
                         f"the model has a {kind} named {name!r}, which a {type(self).__name__} needs itself; rename it"
                     )
-                register(name, item)  # type: ignore[operator]
+                register(name, item)
         self._compile()
         self.eval()
 
@@ -207,14 +209,18 @@ class SpikingNetwork(nn.Module):
         plan = self.plan
         levels = f"{min(plan.values())}..{max(plan.values())}" if plan else "none"
         analog = f", {len(self._analog_nodes)} analog nodes" if self._analog_nodes else ""
-        return f"execution={self.execution}, step_mode={self.step_mode}, levels={levels}, latency={self.latency}{analog}"
+        return (
+            f"execution={self.execution}, step_mode={self.step_mode}, levels={levels}, latency={self.latency}{analog}"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if not key.startswith("_run_")}
         return {**state, **{key: graph_to_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, **{key: graph_from_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}})
+        super().__setstate__(
+            {**state, **{key: graph_from_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
+        )
         self._compile()
 
 

@@ -32,8 +32,8 @@ def check_execution(execution: str) -> str:
 class PascIF(nn.Module):
     """A layer of PASC-IF neurons; see :func:`pascal_ext.functional.pasc_if` for the equations.
 
-    The neuron is a barrier: it answers when its whole window has arrived, so it always takes a sequence, and no membrane
-    potential outlives a call.
+    The neuron is a barrier: it answers when its whole window has arrived, so it always takes a sequence, and no
+    membrane potential outlives a call.
 
     Shapes: currents [T1, N, ...] -> spikes [levels, N, ...] in {0, 1}. With ``execution="counts"`` the train is not
     spelled out: the result is what it stands for, the activation ``λ/L · k``, [1, N, ...].
@@ -49,7 +49,8 @@ class PascIF(nn.Module):
         PlanError: ``levels`` is not a whole number of at least 1.
 
     Attributes:
-        ties: how many counts were settled by a reference since the last :meth:`reset` (a tensor, not in the state dict).
+        ties: how many counts were settled by a reference since the last :meth:`reset` (a tensor, not in the state
+        dict).
     """
 
     v_threshold: Tensor

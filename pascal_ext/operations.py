@@ -58,7 +58,9 @@ _MODULES: dict[type[nn.Module], Kind] = {
 
 # Functions and methods by name: torch.flatten, F.avg_pool2d, Tensor.view, operator.add ...
 _NAMES: dict[str, Kind] = {
-    **dict.fromkeys("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split(), Kind.AFFINE),
+    **dict.fromkeys(
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split(), Kind.AFFINE
+    ),
     "batch_norm": Kind.AFFINE,
     **dict.fromkeys("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split(), Kind.IDENTITY),
     **dict.fromkeys("stochastic_depth clone detach".split(), Kind.IDENTITY),
@@ -68,7 +70,9 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d".split(), Kind.CHANNELWISE),
     **dict.fromkeys("interpolate upsample".split(), Kind.CHANNELWISE),
     "pad": Kind.CHANNELWISE,
-    **dict.fromkeys("flatten unflatten view reshape permute transpose swapaxes swapdims movedim".split(), Kind.REARRANGE),
+    **dict.fromkeys(
+        "flatten unflatten view reshape permute transpose swapaxes swapdims movedim".split(), Kind.REARRANGE
+    ),
     **dict.fromkeys("squeeze unsqueeze chunk split unbind narrow select getitem expand repeat".split(), Kind.REARRANGE),
     **dict.fromkeys("pixel_shuffle pixel_unshuffle channel_shuffle flip roll unfold tile".split(), Kind.REARRANGE),
     **dict.fromkeys("mean sum neg negative mul multiply truediv div divide fold".split(), Kind.LINEAR),
@@ -175,7 +179,7 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
         module = root.get_submodule(str(node.target))
         if isinstance(module, nn.Flatten):
             return [int(module.start_dim)]
-        return [int(module.dim)] if isinstance(module, nn.Unflatten) else []  # type: ignore[arg-type]
+        return [int(module.dim)] if isinstance(module, nn.Unflatten) else []
     name = name_of(node)
     if name == "getitem":
         index = node.args[1]
@@ -200,7 +204,7 @@ def is_flatten(node: fx.Node, root: nn.Module) -> bool:
     """Whether ``node`` flattens all dimensions but the first: ``flatten(1)``, ``view(n, -1)``, ``reshape(n, -1)``."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        return isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1
+        return isinstance(module, nn.Flatten) and bool(module.start_dim == 1 and module.end_dim == -1)
     if name_of(node) == "flatten":
         return argument(node, 1, "start_dim", 0) == 1 and argument(node, 2, "end_dim", -1) == -1
     if name_of(node) not in ("view", "reshape"):

@@ -50,9 +50,9 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module) -> fx.GraphModule:
     """A copy of ``model`` as a graph, in evaluation mode, without in-place operations.
 
-    Each call of an activation (:class:`QCFS`, or anything :func:`activation_ceiling` knows) becomes a module of its own:
-    the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in the
-    ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. The model itself is not changed and shares nothing.
+    Each call of an activation (:class:`QCFS`, or anything :func:`activation_ceiling` knows) becomes a module of its
+    own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in
+    the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. The model itself is not changed and shares nothing.
 
     Raises:
         TracingError: ``forward`` has control flow that depends on tensor values, or does something else that symbolic
@@ -163,13 +163,14 @@ def _remove_inplace(traced: fx.GraphModule) -> None:
     """Make in-place operations ordinary ones whose result every later reader of the operand sees."""
     inplace_modules = {name for name, module in traced.named_modules() if getattr(module, "inplace", False) is True}
     for name in inplace_modules:
-        traced.get_submodule(name).inplace = False  # type: ignore[assignment]  # a copy: the model keeps its own
+        module: Any = traced.get_submodule(name)
+        module.inplace = False  # of the copy: the model keeps its own
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
         source = node.args[0]
-        if not (node.op == "call_module" and node.target in inplace_modules or _make_out_of_place(node)):
+        if not (node.target in inplace_modules if node.op == "call_module" else _make_out_of_place(node)):
             continue
         for user in list(source.users):
             if order[user] > order[node]:
@@ -179,7 +180,7 @@ def _remove_inplace(traced: fx.GraphModule) -> None:
 def _make_out_of_place(node: fx.Node) -> bool:
     """Rewrite a function or method that works in place; False where the node is none."""
     if node.op == "call_function" and node.target in _INPLACE_OPERATORS:
-        node.target = _INPLACE_OPERATORS[node.target]  # type: ignore[index]
+        node.target = _INPLACE_OPERATORS[node.target]
         return True
     if node.op == "call_function" and node.kwargs.get("inplace") is True:
         node.update_kwarg("inplace", False)

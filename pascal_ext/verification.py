@@ -50,7 +50,8 @@ class VerificationReport:
         mismatched_counts: spike counts that differ from the QCFS network's, over all layers.
         mismatched_predictions: samples whose argmax over dimension 1 differs (0 for outputs without classes).
         max_abs_error: largest difference of any output element.
-        changed_by_quantisation: samples whose prediction the quantisation itself changes, against the ReLU network; None
+        changed_by_quantisation: samples whose prediction the quantisation itself changes, against the ReLU network;
+        None
             where the ANN is the QCFS network.
         ties: spike counts that lay on a floor boundary to within rounding, and that the ANN's rounding settled.
     """
@@ -79,23 +80,26 @@ class VerificationReport:
     def __str__(self) -> str:
         width = max([5, *map(len, self.layers)])
         lines = [f"{'layer':<{width}}  levels  firing rate        counts  differ  by at most"]
-        for layer in self.layers.values():
-            lines.append(
-                f"{layer.name:<{width}}  {layer.levels:>6}  {layer.firing_rate:>11.4f}  {layer.counts:>12,}  "
-                f"{layer.mismatched:>6,}  {layer.max_difference:>10}"
-            )
+        lines += [
+            f"{layer.name:<{width}}  {layer.levels:>6}  {layer.firing_rate:>11.4f}  {layer.counts:>12,}  "
+            f"{layer.mismatched:>6,}  {layer.max_difference:>10}"
+            for layer in self.layers.values()
+        ]
         share = self.mismatched_counts / max(self.compared_counts, 1)
         verdict = "exact" if self.exact else "not exact"
         lines.append(
-            f"{verdict}: {self.mismatched_predictions} of {self.samples:,} predictions and {self.mismatched_counts:,} of "
-            f"{self.compared_counts:,} spike counts ({share:.1e}) differ; largest output error {self.max_abs_error:.3g}"
+            f"{verdict}: {self.mismatched_predictions} of {self.samples:,} predictions and "
+            f"{self.mismatched_counts:,} of {self.compared_counts:,} spike counts ({share:.1e}) differ; "
+            f"largest output error {self.max_abs_error:.3g}"
         )
         if self.ties:
-            lines.append(f"{self.ties:,} of these counts lay on a floor boundary, and were settled by the ANN's rounding")
+            lines.append(
+                f"{self.ties:,} of these counts lay on a floor boundary, and were settled by the ANN's rounding"
+            )
         if self.changed_by_quantisation is not None:
             lines.append(
-                f"quantisation itself changed {self.changed_by_quantisation} of {self.samples:,} predictions of the ReLU "
-                "network; the comparison above is with its QCFS twin"
+                f"quantisation itself changed {self.changed_by_quantisation} of {self.samples:,} predictions of the "
+                "ReLU network; the comparison above is with its QCFS twin"
             )
         return "\n".join(lines)
 
@@ -151,9 +155,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     finally:
         snn.step_mode = step_mode
     layers = {
-        name: LayerReport(
-            name, levels, t.counts, t.mismatched, t.max_difference, t.spikes / max(t.counts * levels, 1)
-        )
+        name: LayerReport(name, levels, t.counts, t.mismatched, t.max_difference, t.spikes / max(t.counts * levels, 1))
         for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)
     }
     return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None, snn.ties)

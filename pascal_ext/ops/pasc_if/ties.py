@@ -1,16 +1,17 @@
 """Rounding ties: neurons so close to a floor boundary that the precision cannot tell on which side they are.
 
-A simulated current and the pre-activation of the ANN are the same number, rounded differently: a sum of n products, summed
-in another order, or with the threshold multiplied into the weights first, differs by about ``√n · ε · max|partial sum|``.
-In units of the firing threshold λ/L, partial sums reach a few times L, and n some thousands; so a tie is
+A simulated current and the pre-activation of the ANN are the same number, rounded differently: a sum of n products,
+summed in another order, or with the threshold multiplied into the weights first, differs by about ``√n · ε ·
+max|partial sum|``. In units of the firing threshold λ/L, partial sums reach a few times L, and n some thousands; so a
+tie is
 
     |u − b|  <=  min(TIE · ε · L, 1/2),    u = z·L/λ + 1/2,    b the nearest boundary between two levels
 
-with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. In float32 about one neuron in a million
-falls on the other side of its boundary than in the ANN, and in a deep network one flipped spike flips others. So the counts
-of a pass in the ANN's own arithmetic settle ties, between the two levels that meet at the boundary, and nothing else: a
-count further away stands as simulated. (In half precision the currents themselves are known to about a level only, and the
-margin is all there is: the ANN's rounding then decides between neighbouring levels.)
+with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. In float32 about one neuron in a
+million falls on the other side of its boundary than in the ANN, and in a deep network one flipped spike flips others.
+So the counts of a pass in the ANN's own arithmetic settle ties, between the two levels that meet at the boundary, and
+nothing else: a count further away stands as simulated. (In half precision the currents themselves are known to about a
+level only, and the margin is all there is: the ANN's rounding then decides between neighbouring levels.)
 """
 
 from __future__ import annotations
