@@ -211,7 +211,7 @@ def is_flatten(node: fx.Node, root: nn.Module) -> bool:
         return False
     shape = node.args[1:]
     shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-    return len(shape) == 2 and shape[1] == -1
+    return bool(len(shape) == 2 and shape[1] == -1)
 
 
 def padded_dims(node: fx.Node) -> int:
