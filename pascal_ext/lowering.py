@@ -130,11 +130,16 @@ class Lowering:
 
     def _lower(self, node: fx.Node) -> None:
         sources = self._sources(node)
-        if not sources:
-            return  # sizes, constants, computations on parameters
-        if node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), PascIF):
+        is_neuron = node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), PascIF)
+        if is_neuron and not sources:
+            raise UnsupportedOperationError(
+                f"{describe(node, self.root)} reads no input of the network, only constants; apply it once, in __init__"
+            )
+        if is_neuron:
             self._neuron(node, sources[0])
             return
+        if not sources:
+            return  # sizes, constants, computations on parameters
         kind = kind_of(node, self.root)
         if kind is Kind.METADATA:
             return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,7 +54,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
     Each call of an activation (:class:`QCFS`, or anything :func:`activation_ceiling` knows) becomes a module of its
     own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in
-    the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. The model itself is not changed and shares nothing.
+    the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. Parameters of ``forward`` with a plain default
+    (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is not changed and
+    shares nothing.
 
     Raises:
         TracingError: ``forward`` has control flow that depends on tensor values, or does something else that symbolic
@@ -61,7 +65,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
     model = copy.deepcopy(model).eval()
     tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        fixed = _defaults(model)
+        graph = tracer.trace(model, concrete_args=fixed or None)
     except Exception as error:
         raise TracingError(
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}. Control flow in forward() must "
@@ -69,6 +74,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from error
     traced = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
     traced.eval()
+    _remove_fixed_parameters(graph, fixed)
     _remove_inplace(traced)
     _dropouts_to_modules(traced)
     _name_call_sites(traced)
@@ -157,6 +163,24 @@ def _ceiling(low: Any, high: Any) -> float | None:
 
 def _argument(node: fx.Node, position: int, keyword: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(keyword, default)
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The parameters of ``forward`` that have a plain default, which decides what is traced."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    plain = (bool, int, float, str, type(None))
+    return {parameter.name: parameter.default for parameter in parameters if isinstance(parameter.default, plain)}
+
+
+def _remove_fixed_parameters(graph: fx.Graph, fixed: Iterable[str]) -> None:
+    """Take out the placeholders of parameters that tracing has fixed, and the assertions it put in for them."""
+    names = {f"{name}_1" for name in fixed}
+    for placeholder in [node for node in graph.nodes if node.op == "placeholder" and node.target in names]:
+        for user in list(placeholder.users):
+            for assertion in list(user.users):
+                graph.erase_node(assertion)
+            graph.erase_node(user)
+        graph.erase_node(placeholder)
 
 
 def _remove_inplace(traced: fx.GraphModule) -> None:
