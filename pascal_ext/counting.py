@@ -27,9 +27,10 @@ def counts_graph(traced: fx.GraphModule) -> fx.Graph:
 
 
 def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
-    """From a :func:`counts_graph`, the graph that returns the counts of every layer and calls no neuron.
+    """From a :func:`counts_graph`, the graph that returns the counts of every layer.
 
-    The neurons' hooks stay silent in this pass: monitors shall see each spike train once.
+    It calls the modules' ``forward``, not the modules: hooks stay silent in this pass, so that monitors see each spike
+    train once, and binary spikes alone.
     """
     graph = copy.deepcopy(counts)
     found = []
@@ -43,6 +44,12 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
         node.replace_all_uses_with(value)
         graph.erase_node(node)
         found.append(count)
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
+        with graph.inserting_before(node):
+            module = graph.create_node("get_attr", str(node.target))
+            value = graph.call_method("forward", (module, *node.args), node.kwargs)
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = (tuple(found),)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))

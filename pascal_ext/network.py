@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
@@ -128,9 +129,12 @@ class SpikingNetwork(nn.Module):
         return sizes.pop(), means
 
     def _settles(self, inputs: Any) -> bool:
-        """Whether this call lets the counts settle ties; in float64 there are none."""
+        """Whether this call lets the counts settle ties: not in float64, where there are none, and not while a dispatch
+        mode watches (an operation counter, say), since that pass is none of the spiking network's.
+        """
         leaves = pytree.tree_leaves(inputs)
-        return self.settle_ties and not any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
+        is_double = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
+        return self.settle_ties and not is_double and not _get_current_dispatch_mode_stack()
 
     @property
     def execution(self) -> str:
@@ -207,7 +211,7 @@ class SpikingNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         plan = self.plan
-        levels = f"{min(plan.values())}..{max(plan.values())}" if plan else "none"
+        levels = "..".join(str(n) for n in sorted({min(plan.values()), max(plan.values())})) if plan else "none"
         analog = f", {len(self._analog_nodes)} analog nodes" if self._analog_nodes else ""
         return (
             f"execution={self.execution}, step_mode={self.step_mode}, levels={levels}, latency={self.latency}{analog}"

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pascal_ext.errors import PascalError
 
@@ -70,9 +69,6 @@ Converter: Any = ann2snn.Converter
 
 
 def is_counting() -> bool:
-    """Whether an operation counter of SpikingJelly 2.x is active."""
-    if not HAS_RECIPES:
-        return False
-    counters = load("op_counter")
-    modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]
-    return any(isinstance(mode, (counters.DispatchCounterMode, counters.FunctionCounterMode)) for mode in modes)
+    """Whether SpikingJelly 2.x counts function calls; modes that count dispatched operations the core sees itself."""
+    modes = _get_current_function_mode_stack() if HAS_RECIPES else []
+    return any(isinstance(mode, load("op_counter").FunctionCounterMode) for mode in modes)
