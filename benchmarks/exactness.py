@@ -37,6 +37,7 @@ def main(
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
     calibration: Annotated[int, typer.Option(help="training images for calibration")] = 1000,
     batch_size: Annotated[int, typer.Option()] = 100,
+    settle_ties: Annotated[bool, typer.Option(help="off: how the spikes differ without it")] = True,
     output: Annotated[Path, typer.Option(help="file of result rows")] = RESULTS,
 ) -> None:
     """Convert at each number of levels and execution, verify, append a row, and print the table."""
@@ -55,10 +56,11 @@ def main(
                 "images": images,
             }
             key |= {"calibration": calibration, "batch_size": batch_size}
-            if any(all(row.get(name) == value for name, value in key.items()) for row in done):
+            key |= {} if settle_ties else {"settle_ties": False}
+            if any(all(row.get(name) == key.get(name) for name in {*key, "settle_ties"}) for row in done):
                 continue
             snn = snn or convert(ann, train, count)
-            snn.execution = execution
+            snn.execution, snn.settle_ties = execution, settle_ties
             started = time.perf_counter()
             report = verify(ann, snn, test)
             row = {
@@ -103,7 +105,7 @@ def show(done: list[dict[str, Any]]) -> None:
             "" if row["accuracy_snn"] is None else f"{row['accuracy_snn']:.2f} (ReLU {row['accuracy_relu']:.2f})",
             f"{row['predictions_differ']} of {row['images']:,}",
             f"{row['counts_differ']:,} of {row['counts_compared']:.2e}",
-            f"{row['ties']:,}",
+            f"{row['ties']:,}" if row.get("settle_ties", True) else "not settled",
         )
     Console().print(table)
 
