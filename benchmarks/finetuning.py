@@ -34,6 +34,8 @@ class Recipe:
         momentum: of SGD.
         weight_decay: of weights; thresholds and batch norms have none.
         warmup: the share of all steps in which the learning rate rises.
+        clip: the largest norm of the gradient. Straight through many quantised layers it can be far larger than the
+            ReLU network's, and undoes within a few steps what the weights knew.
         distillation: ``"kl"``: (1 - share)·CE + share·τ²·KL(teacher ‖ student) at temperature τ; ``"logits"``: the
             squared distance between the logits in place of the divergence; ``"none"``: CE alone.
         share, temperature: of the distillation.
@@ -46,6 +48,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup: float = 0.05
+    clip: float = 1.0
     distillation: str = "none"
     share: float = 0.7
     temperature: float = 3.0

@@ -139,6 +139,7 @@ def train(
         default_root_dir=output,
         use_distributed_sampler=False,  # Images has its own
         num_sanity_val_steps=0,
+        gradient_clip_val=run.recipe.clip,
         **trainer,
     )
     lightning.fit(module, images, ckpt_path=ckpt)
@@ -217,6 +218,7 @@ def main(
     threshold_lr: Annotated[float, typer.Option(help="That of thresholds, as a share of it.")] = DEFAULT.threshold_lr,
     weight_decay: Annotated[float, typer.Option(min=0)] = DEFAULT.weight_decay,
     warmup: Annotated[float, typer.Option(help="Share of the steps.")] = DEFAULT.warmup,
+    clip: Annotated[float, typer.Option(min=0, help="Largest norm of the gradient.")] = DEFAULT.clip,
     distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
     share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
@@ -241,6 +243,7 @@ def main(
             threshold_lr=threshold_lr,
             weight_decay=weight_decay,
             warmup=warmup,
+            clip=clip,
             distillation=distillation.value,
             share=share,
             temperature=temperature,

@@ -150,7 +150,7 @@ def test_thresholds_stay_positive(run: train.Run, tree: Path, tmp_path: Path, mo
     monkeypatch.setattr(Recipe, "loss", hostile)
     monkeypatch.setattr(FineTuning, "set_floors", remember)
     run = dataclasses.replace(run, recipe=Recipe(lr=1e-6, threshold_lr=1e8, threshold_floor=0.1))
-    model = trained(run, tree, tmp_path / "out", gradient_clip_val=1.0)
+    model = trained(run, tree, tmp_path / "out")
     thresholds = {name: layer.threshold for name, layer in qcfs_layers(model).items()}
     assert all(bool((threshold >= floors[name]).all()) for name, threshold in thresholds.items())
     assert any(torch.equal(threshold, floors[name]) for name, threshold in thresholds.items())
