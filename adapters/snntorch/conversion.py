@@ -1,0 +1,54 @@
+"""Converting and loading, with the neuron and the network of this adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pascal_ext import conversion, io
+from pascal_ext.adapters.snntorch.compat import SpikingNeuron
+from pascal_ext.adapters.snntorch.network import PascalNetwork
+from pascal_ext.adapters.snntorch.neuron import PascalIF
+from pascal_ext.conversion import Levels
+from pascal_ext.errors import UnsupportedOperationError
+from pascal_ext.network import SpikingNetwork
+
+
+def convert(
+    model: nn.Module, dataloader: Iterable[Any] | None = None, levels: Levels | None = None, **options: Any
+) -> SpikingNetwork:
+    """What :func:`pascal_ext.convert` does, as a :class:`PascalNetwork` of :class:`PascalIF`.
+
+    Args:
+        model: the trained ANN, with ReLU-like or QCFS activations; it is not changed.
+        dataloader: batches (images, labels) of the ANN, without time; they calibrate the thresholds of ReLUs.
+        levels: see :func:`pascal_ext.convert`.
+        options: the other keyword arguments of :func:`pascal_ext.convert`.
+
+    Raises:
+        UnsupportedOperationError: the model is a spiking network already; or see :func:`pascal_ext.convert`.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, SpikingNeuron):
+            raise UnsupportedOperationError(
+                f"{name or 'the model'!r} is a {type(module).__name__}, a spiking neuron: hand in the ANN, the same "
+                "layers with nn.ReLU or pascal_ext.QCFS where the neurons are"
+            )
+    classes = {"neuron": PascalIF, "network": PascalNetwork}
+    return conversion.convert(model, dataloader, levels, **{**classes, **options})
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> SpikingNetwork:
+    """What :func:`pascal_ext.load` does, as a :class:`PascalNetwork` of :class:`PascalIF` that takes sequences.
+
+    Args:
+        path: a file that :func:`pascal_ext.save` wrote, from whichever framework.
+        device: where the tensors go.
+    """
+    network = io.load(path, device=device, neuron=PascalIF, network=PascalNetwork)
+    network.step_mode = "m"
+    return network

@@ -1,0 +1,32 @@
+"""The converted network as an snnTorch user expects one: time first."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from pascal_ext.adapters.snntorch.neuron import PascalIF
+from pascal_ext.network import SpikingNetwork
+
+
+class PascalNetwork(SpikingNetwork):
+    """A :class:`pascal_ext.SpikingNetwork` of :class:`PascalIF` that takes and returns sequences, time first.
+
+    ``spk_rec = net(spk_in)``: [T, B, ...] -> [T_out, B, C], all steps in one call, so there is no loop over time. The
+    input is direct (``images.unsqueeze(0)``, or repeated), or coded by ``snntorch.spikegen``. The last layer of most
+    networks is linear: then ``spk_rec`` holds its currents. Their mean over time is the answer of the ANN, and their
+    sum over time T_out times that, so that ``accuracy_rate(spk_rec, targets)`` is the accuracy of the ANN.
+
+    ``functional.probe`` records neurons under the names that the activations have in the ANN. ``utils.reset`` finds
+    nothing to reset here, on whichever level of a network, and resets the neurons of snnTorch beside it as ever.
+
+    ``step_mode`` is ``"m"``; set to ``"s"``, one call takes a batch of the ANN, [B, ...], and returns the mean, [B, C].
+    """
+
+    def __init__(
+        self, root: nn.Module, counts: fx.Graph, spikes: fx.Graph, latency: int, analog_nodes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(root, counts, spikes, latency, analog_nodes)
+        self.step_mode = "m"
+        for neuron in self.neurons.values():
+            if isinstance(neuron, PascalIF):
+                neuron.whole_windows = True
