@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import operator
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,12 +17,12 @@ from torch import fx, nn
 from pascal_ext.errors import TracingError
 from pascal_ext.qcfs import QCFS
 
-_INPLACE_OPERATORS = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
+_VIEWS = frozenset(
+    "alpha_dropout as_strided chunk contiguous cpu detach diagonal double dropout dropout1d dropout2d dropout3d expand "
+    "expand_as feature_alpha_dropout flatten float getitem half movedim narrow permute ravel reshape select split "
+    "squeeze swapaxes swapdims to transpose type_as unbind unflatten unfold unsqueeze view view_as".split()
+)
+_VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -50,7 +51,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """A copy of ``model`` as a graph, in evaluation mode, without in-place operations.
+    """A copy of ``model`` as a graph, in evaluation mode, without in-place operations and what nothing reads.
 
     Each call of an activation (:class:`QCFS`, or anything :func:`activation_ceiling` knows) becomes a module of its
     own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in
@@ -62,9 +63,10 @@ def trace(model: nn.Module) -> fx.GraphModule:
         TracingError: ``forward`` has control flow that depends on tensor values, or does something else that symbolic
             tracing cannot follow.
     """
-    model = copy.deepcopy(model).eval()
+    source = model
     tracer = _Tracer()
     try:
+        model = copy.deepcopy(model).eval()
         fixed = _defaults(model)
         graph = tracer.trace(model, concrete_args=fixed or None)
     except Exception as error:
@@ -72,10 +74,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}. Control flow in forward() must "
             "not depend on tensor values; move such code out of the model, or into a module that is converted apart."
         ) from error
+    _keep_source_lines(source, graph)
     traced = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
     traced.eval()
     _remove_fixed_parameters(graph, fixed)
     _remove_inplace(traced)
+    graph.eliminate_dead_code()
     _dropouts_to_modules(traced)
     _name_call_sites(traced)
     graph.lint()
@@ -183,34 +187,75 @@ def _remove_fixed_parameters(graph: fx.Graph, fixed: Iterable[str]) -> None:
         graph.erase_node(placeholder)
 
 
+def _keep_source_lines(model: nn.Module, graph: fx.Graph) -> None:
+    """Where ``model`` is itself a traced graph, its nodes know the user's own source lines; so shall the new ones."""
+    if not isinstance(model, fx.GraphModule):
+        return
+    old, new = list(model.graph.nodes), list(graph.nodes)
+    if [node.op for node in old] != [node.op for node in new]:
+        return  # somebody has put another module into it, and the nodes cannot be told apart
+    for source, node in zip(old, new, strict=True):
+        if source.meta.get("stack_trace"):
+            node.meta["stack_trace"] = source.meta["stack_trace"]
+
+
 def _remove_inplace(traced: fx.GraphModule) -> None:
-    """Make in-place operations ordinary ones whose result every later reader of the operand sees."""
+    """Make in-place operations ordinary ones whose result every later reader of the operand sees.
+
+    Raises:
+        TracingError: such an operation changes a tensor of which another name, a view, is read later.
+    """
     inplace_modules = {name for name, module in traced.named_modules() if getattr(module, "inplace", False) is True}
     for name in inplace_modules:
         module: Any = traced.get_submodule(name)
         module.inplace = False  # of the copy: the model keeps its own
     order = {node: position for position, node in enumerate(traced.graph.nodes)}
+    aliases: dict[fx.Node, list[fx.Node]] = {}  # the nodes that share memory with a node, in one list for all of them
     for node in traced.graph.nodes:
-        if not node.args or not isinstance(node.args[0], fx.Node):
+        source = node.args[0] if node.args else node.kwargs.get("input")
+        if not isinstance(source, fx.Node):
             continue
-        source = node.args[0]
         if not (node.target in inplace_modules if node.op == "call_module" else _make_out_of_place(node)):
+            if _shares_memory(node, traced):
+                family = aliases.setdefault(source, [source])
+                family.append(node)
+                aliases[node] = family
             continue
+        for alias in aliases.get(source, []):
+            late = [user for user in alias.users if order[user] > order[node]] if alias is not source else []
+            if late:
+                raise TracingError(
+                    f"the in-place operation {node.name!r} changes {source.name!r}, which shares memory with "
+                    f"{alias.name!r}, and {late[0].name!r} reads that later; write it out of place in forward()"
+                )
         for user in list(source.users):
             if order[user] > order[node]:
                 user.replace_input_with(source, node)
 
 
+def _shares_memory(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether the result of ``node`` may be a view of its first argument, or be that tensor itself."""
+    if node.op == "call_module":
+        return isinstance(traced.get_submodule(str(node.target)), _VIEW_MODULES)
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("T", "mT", "data", "real")
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_method", "call_function") and name in _VIEWS
+
+
 def _make_out_of_place(node: fx.Node) -> bool:
     """Rewrite a function or method that works in place; False where the node is none."""
-    if node.op == "call_function" and node.target in _INPLACE_OPERATORS:
-        node.target = _INPLACE_OPERATORS[node.target]
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op == "call_function" and getattr(operator, name, None) is node.target:
+        plain = getattr(operator, name[1:], None) if name.startswith("i") else None  # iadd -> add
+        node.target = plain or node.target
+        return plain is not None
+    if node.op == "call_function" and _argument(node, _inplace_position(node.target), "inplace", False) is True:
+        position = _inplace_position(node.target)
+        node.args = node.args[:position]
+        node.kwargs = {**node.kwargs, "inplace": False}
         return True
-    if node.op == "call_function" and node.kwargs.get("inplace") is True:
-        node.update_kwarg("inplace", False)
-        return True
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    if not isinstance(name, str) or not name.endswith("_") or name.endswith("__"):
+    if not name.endswith("_") or name.endswith("__"):
         return False
     if node.op == "call_method":
         node.target = name[:-1]
@@ -220,6 +265,14 @@ def _make_out_of_place(node: fx.Node) -> bool:
         node.target = plain
         return True
     return False
+
+
+def _inplace_position(function: Any) -> int:
+    """Where the flag ``inplace`` stands among the arguments of ``function``; beyond all of them where it has none."""
+    try:
+        return list(inspect.signature(function).parameters).index("inplace")
+    except (TypeError, ValueError):
+        return sys.maxsize
 
 
 def _dropouts_to_modules(traced: fx.GraphModule) -> None:
