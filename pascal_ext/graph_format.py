@@ -13,7 +13,10 @@ from pascal_ext.folding import call_scaled
 from pascal_ext.operations import is_torch_function
 from pascal_ext.ops import timefold
 
-_TIMEFOLD = "unfold fold decode align scale join_scales as_sequence only_step pick keep_batch need_ndim".split()
+_TIMEFOLD = (
+    "unfold fold decode present align scale rate join_scales as_sequence only_step pick entry keep_batch keep_rows "
+    "need_ndim"
+).split()
 _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
     "pascal_ext:call_scaled": call_scaled,

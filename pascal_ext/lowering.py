@@ -1,9 +1,10 @@
 """Rewriting a traced QCFS network into a time-folded spiking one, node by node.
 
-Each value of the graph is a :class:`Signal`: how many timesteps it has, whether it is a spike train, and which
-threshold still has to be multiplied into it. Thresholds travel along the wires until a layer with weights absorbs them;
-so the wires carry binary spikes, and a multiplication appears only where no weights do (at a residual addition, say).
-No module is changed or copied: the same layers serve the ANN's own graph, which runs on counts.
+For each value of the graph a :class:`~pascal_ext.signals.Signal` tells how many timesteps it has, whether it is a spike
+train, and which threshold still has to be multiplied into it. Thresholds travel along the wires until a layer with
+weights absorbs them; so the wires carry binary spikes, and a multiplication appears only where no weights do (at a
+residual addition, say). No module is changed or copied: the same layers serve the ANN's own graph, which runs on
+counts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.folding import call_scaled
@@ -22,53 +23,25 @@ from pascal_ext.neuron import PascIF
 from pascal_ext.operations import (
     Kind,
     argument,
-    depends_on_batch,
+    asked_size,
     describe,
     dims_of,
+    is_first_argument,
     is_flatten,
     kind_of,
     name_of,
     padded_dims,
+    pooled_dims,
+    reads,
     returns_sequence,
+    shape_argument,
 )
 from pascal_ext.ops import timefold
+from pascal_ext.signals import Signal, joined
 
-
-@dataclass(frozen=True)
-class Signal:
-    """What is known about one value of the graph, for an input of one timestep.
-
-    Attributes:
-        steps: number of timesteps.
-        ready: timesteps passed on the barrier schedule when the value is complete.
-        thermometer: each element is a thermometer code, with one amplitude for each channel, or constant in time.
-        scale: the node of a positive threshold still to be multiplied in; None where there is none.
-        scales: how many values ``scale`` has: 1, or one for each channel.
-        channels: size of dimension 1, where known.
-        ndim: number of dimensions, where known.
-        sequence: the value is a tuple of tensors (of ``chunk``, say), each like this.
-    """
-
-    steps: int = 1
-    ready: int = 0
-    thermometer: bool = False
-    scale: fx.Node | None = None
-    scales: int = 1
-    channels: int | None = None
-    ndim: int | None = None
-    sequence: bool = False
-
-    @property
-    def per_channel(self) -> bool:
-        return self.scale is not None and self.scales > 1
-
-    def as_current(self, **changes: Any) -> Signal:
-        """The same wire after a linear operation: no train any more."""
-        return replace(self, **{"thermometer": False, **changes})
-
-    def positive(self, dims: list[int]) -> list[int]:
-        """``dims`` counted from the front, as far as the number of dimensions is known."""
-        return [dim if dim >= 0 or self.ndim is None else dim + self.ndim for dim in dims]
+_MIXES = "it works across dimension 0, so samples, or timesteps, would mix"
+_BRANCHES = (Kind.SUM, Kind.CONCAT, Kind.MAX)
+_NORM_NDIM: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 
 
 @dataclass
@@ -88,8 +61,7 @@ class Lowering:
 
     Args:
         traced: a graph made by :func:`pascal_ext.tracing.trace`, with neurons where its activations were; its own graph
-        is
-            not changed.
+            is not changed.
         analog: decode and go on at operations without a spiking counterpart, instead of raising.
     """
 
@@ -109,24 +81,36 @@ class Lowering:
             UnsupportedOperationError: an operation has no exact spiking counterpart.
         """
         nodes = list(self.graph.nodes)
+        inputs = {str(node.target) for node in nodes if node.op == "placeholder"}
         with self.graph.inserting_before(nodes[0]):
-            self.batch = self.graph.placeholder("batch_size", type_expr=int)
-            self.references = self.graph.placeholder("references")
+            self.batch = self.graph.placeholder(_unlike("batch_size", inputs), type_expr=int)
+            self.references = self.graph.placeholder(_unlike("references", inputs))
         for node in nodes:
             if node.op == "placeholder":
-                self.signals[node] = Signal()
+                self.signals[node] = Signal(elastic=True)
             elif node.op == "output":
-                for source in self._sources(node):
-                    self._materialise(source, node)
-                self.result.latency = max((self.signals[n].ready for n in self._sources(node)), default=0)
+                self._output(node)
             elif node.op != "get_attr":  # parameters and buffers have no time
                 self._lower(node)
         self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         self.graph.lint()
         return self.result
 
+    def _output(self, node: fx.Node) -> None:
+        """Every output leaves as [T, N, ...]."""
+        self.result.latency = max((self.signals[source].ready for source in self._sources(node)), default=0)
+        for source in node.all_input_nodes:
+            folded = source in self.signals and not self.signals[source].loose
+            value = self._materialise(source, node) if folded else source
+            with self.graph.inserting_before(node):
+                presented = self.graph.call_function(timefold.present, (value, self.batch if folded else None))
+            node.replace_input_with(value, presented)
+
     def _sources(self, node: fx.Node) -> list[fx.Node]:
         return [source for source in node.all_input_nodes if source in self.signals]
+
+    def _others(self, node: fx.Node) -> list[fx.Node]:
+        return [source for source in node.all_input_nodes if source not in self.signals]
 
     def _lower(self, node: fx.Node) -> None:
         sources = self._sources(node)
@@ -135,22 +119,30 @@ class Lowering:
             raise UnsupportedOperationError(
                 f"{describe(node, self.root)} reads no input of the network, only constants; apply it once, in __init__"
             )
+        if self._size(node) or self._constant(node, sources) or self._entry(node, sources):
+            return
+        if not sources:
+            return  # constants, computations on parameters
+        if any(self.signals[source].loose for source in sources):
+            self._loose(node, sources, is_neuron)
+            return
         if is_neuron:
             self._neuron(node, sources[0])
             return
-        if not sources:
-            return  # sizes, constants, computations on parameters
         kind = kind_of(node, self.root)
         if kind is Kind.METADATA:
             return
-        several = len(sources) > 1 and kind not in (Kind.SUM, Kind.CONCAT, Kind.MAX)
-        divides_by_signal = kind is Kind.LINEAR and "div" in name_of(node) and node.args[0] not in self.signals
-        if kind is Kind.UNSUPPORTED or several or divides_by_signal:
+        first = kind in _BRANCHES or is_first_argument(node, sources[0])
+        if kind is Kind.UNSUPPORTED or (kind not in _BRANCHES and len(reads(node, self.signals)) > 1):
             self._analog(node)
-            return
-        if self._mixes_samples(node, sources[0]):
-            self._analog(node, "it works across dimension 0, so samples, or timesteps, would mix")
-            return
+        elif not first and kind is Kind.LINEAR:
+            self._analog(node)  # a divisor
+        elif not first or self._mixes_samples(node, sources, kind):
+            self._analog(node, _MIXES)
+        else:
+            self._linear_operation(node, kind)
+
+    def _linear_operation(self, node: fx.Node, kind: Kind) -> None:
         handlers: dict[Kind, Callable[..., None]] = {
             Kind.WEIGHTED: self._weighted,
             Kind.NORM: self._norm,
@@ -163,8 +155,48 @@ class Lowering:
             Kind.CONCAT: self._concat,
             Kind.MAX_POOL: self._max_pool,
             Kind.MAX: self._max,
+            Kind.CONSTANT: self._constant_like,
         }
         handlers[kind](node, *self._sources(node))
+
+    # What is no signal itself
+
+    def _size(self, node: fx.Node) -> bool:
+        """The size of dimension 0 is the batch size, as it is in the ANN, however many timesteps are folded into it."""
+        asked = asked_size(node)
+        if asked is None or asked[0] not in self.signals or self.signals[asked[0]].loose:
+            return False
+        tensor, dim = asked
+        (dim,) = self.signals[tensor].positive([dim])
+        if dim == 0:
+            node.replace_all_uses_with(self.batch)
+        elif dim < 0:
+            reader = node if tensor in node.all_input_nodes else node.all_input_nodes[0]  # x.shape
+            self._guard_ndim(reader, tensor, 1 - dim)
+        return True
+
+    def _constant(self, node: fx.Node, sources: list[fx.Node]) -> bool:
+        """A tensor that was made as large as the batch (``token.expand(n, -1)``, ``x.new_zeros(n, c)``)."""
+        if sources and not name_of(node).startswith("new_"):
+            return False
+        shape = shape_argument(node) if node.op in ("call_function", "call_method") else ()
+        if not shape or shape[0] is not self.batch:
+            return False
+        guard = self._insert_after(node, timefold.keep_rows, (node, self.batch, describe(node, self.root)))
+        self.signals[guard] = Signal(thermometer=True)
+        return True
+
+    def _entry(self, node: fx.Node, sources: list[fx.Node]) -> bool:
+        """``x[i]`` of an input is an entry of a sequence of inputs; that it is none of the batch shows at run time."""
+        if name_of(node) != "getitem" or not sources or type(node.args[1]) is not int:
+            return False
+        source = sources[0]
+        is_named = name_of(source) == "getitem" and isinstance(source.args[1], str)
+        if source.op != "placeholder" and source.target is not timefold.entry and not is_named:
+            return False
+        node.target = timefold.entry
+        self.signals[node] = Signal(elastic=True)
+        return True
 
     # The neuron
 
@@ -172,15 +204,7 @@ class Lowering:
         """Unfold the window, fire, fold the train."""
         source = self._materialise(source, node)
         signal = self.signals[source]
-        name = str(node.target)
-        neuron = self.root.get_submodule(name)
-        assert isinstance(neuron, PascIF)
-        with self.graph.inserting_before(node):
-            window = self.graph.call_function(timefold.unfold, (source, self.batch))
-            reference = self.graph.call_function(timefold.pick, (self.references, self.neurons))
-            scale = self.graph.get_attr(f"{name}.v_threshold")
-        self.neurons += 1
-        node.args, node.kwargs = (window,), {"reference": reference}
+        neuron, scale = self._fire(node, source, timefold.unfold, self.batch)
         train = self._insert_after(node, timefold.fold, (node,))
         threshold = neuron.v_threshold
         self.signals[train] = Signal(
@@ -191,10 +215,24 @@ class Lowering:
             scales=threshold.numel(),
             channels=signal.channels if threshold.numel() == 1 else threshold.numel(),
             ndim=signal.ndim,
+            uniform=threshold.numel() == 1,
         )
         if bool((threshold < 0).any()):  # max(λs) = λ·max(s) for positive λ only: a negative one goes onto the wire
             for user in list(train.users):
                 self._materialise(train, user)
+
+    def _fire(self, node: fx.Node, source: fx.Node, window: Callable[..., Any], *args: Any) -> tuple[PascIF, fx.Node]:
+        """Let a neuron read a window of ``source`` and its reference counts; returns it, and its threshold's node."""
+        name = str(node.target)
+        neuron = self.root.get_submodule(name)
+        assert isinstance(neuron, PascIF)
+        with self.graph.inserting_before(node):
+            currents = self.graph.call_function(window, (source, *args))
+            reference = self.graph.call_function(timefold.pick, (self.references, self.neurons))
+            threshold = self.graph.get_attr(f"{name}.v_threshold")
+        self.neurons += 1
+        node.args, node.kwargs = (currents,), {"reference": reference}
+        return neuron, threshold
 
     # Layers with weights
 
@@ -220,7 +258,8 @@ class Lowering:
     def _norm(self, node: fx.Node, source: fx.Node) -> None:
         norm: Any = self.root.get_submodule(str(node.target))
         signal = self.signals[self._materialise(source, node)]
-        self.signals[node] = signal.as_current(channels=norm.num_features)
+        ndim = _NORM_NDIM.get(type(norm), signal.ndim)
+        self.signals[node] = signal.as_current(channels=norm.num_features, ndim=ndim)
 
     # Layers without weights
 
@@ -230,55 +269,70 @@ class Lowering:
     def _channelwise(self, node: fx.Node, source: fx.Node) -> None:
         """Average pooling and its like: a threshold passes, a train becomes a current unless elements are copied."""
         signal = self.signals[source]
-        channels = signal.channels
-        if name_of(node) == "pad" and padded_dims(node) >= (signal.ndim or 0) - 1:  # perhaps channels are added
-            signal, channels = self.signals[self._materialise(source, node)] if signal.per_channel else signal, None
-        copies = "pad" in name_of(node).lower() or "pad" in self._module_name(node)
-        thermometer = signal.thermometer and copies
-        self.signals[node] = replace(signal, thermometer=thermometer, channels=channels)
+        padded = padded_dims(node, self.root)
+        if not self._within_channels(node, signal) or (padded and padded >= (signal.ndim or 0) - 1):
+            signal = replace(self.signals[self._unscaled(source, node)], channels=None)
+        self.signals[node] = replace(signal, thermometer=signal.thermometer and padded > 0)
+
+    def _within_channels(self, node: fx.Node, signal: Signal) -> bool:
+        """Whether a pooling surely leaves dimension 1 alone, which torch pools, too, on one dimension less."""
+        pooled = pooled_dims(node, self.root)
+        return not pooled or signal.ndim == pooled + 2
 
     def _rearrange(self, node: fx.Node, source: fx.Node) -> None:
         """Reshaping and indexing: a scalar threshold passes everywhere, one per channel through ``flatten(1)``."""
         signal = self.signals[source]
         name = name_of(node)
         if signal.sequence and name == "getitem":
-            self.signals[node] = replace(signal, sequence=False)
+            self._part(node, signal)
             return
         if name == "contiguous":
             self.signals[node] = signal
             return
         flat = is_flatten(node, self.root)
-        thermometer = signal.thermometer
-        if signal.per_channel and not flat:
-            signal = self.signals[self._materialise(source, node)]
-            thermometer = False  # channels may be mixed, and their amplitudes differ
-        sequence = name in ("chunk", "split", "unbind")
-        ndim = (
-            2
-            if flat
-            else signal.ndim
-            if name in ("flip", "roll", "chunk", "split", "narrow", "channel_shuffle")
-            else None
+        if not flat:
+            source = self._unscaled(source, node)
+        kept = name in ("flip", "roll", "chunk", "split", "narrow")
+        signal = replace(
+            self.signals[source],
+            thermometer=signal.thermometer and signal.uniform,  # else amplitudes may differ within a channel now
+            sequence=name in ("chunk", "split", "unbind"),
+            channels=None,
+            ndim=2 if flat else signal.ndim if kept else None,
         )
-        self.signals[node] = replace(signal, thermometer=thermometer, sequence=sequence, channels=None, ndim=ndim)
-        if node.op != "call_module" and name in ("view", "reshape", "expand", "repeat", "tile"):
-            guard = self._insert_after(node, timefold.keep_batch, (node, source, describe(node, self.root)))
+        self.signals[node] = signal
+        if node.op == "call_module" or name not in ("view", "reshape", "expand", "repeat", "tile"):
+            return
+        if self.batch in shape_argument(node)[:1]:  # in the ANN's forward; here it is the rows of this very tensor
+            with self.graph.inserting_before(node):
+                shape = self.graph.call_function(getattr, (source, "shape"))
+                node.replace_input_with(self.batch, self.graph.call_function(operator.getitem, (shape, 0)))
+        guard = self._insert_after(node, timefold.keep_batch, (node, source, describe(node, self.root)))
+        self.signals[guard] = signal
+
+    def _part(self, node: fx.Node, signal: Signal) -> None:
+        """One tensor of a sequence, or some of them."""
+        self.signals[node] = replace(signal, sequence=isinstance(node.args[1], slice), where="")
+        if signal.where:
+            guard = self._insert_after(node, timefold.keep_rows, (node, self.batch, signal.where))
             self.signals[guard] = self.signals[node]
 
     def _linear(self, node: fx.Node, source: fx.Node) -> None:
         """Means and sums over dimensions, products with constants."""
         signal = self.signals[source]
+        reduces = name_of(node) in ("mean", "sum")
         dims = signal.positive(dims_of(node, self.root) or [])
-        spatial = name_of(node) in ("mean", "sum") and all(dim > 1 for dim in dims)
-        if signal.per_channel and not spatial:
-            signal = self.signals[self._materialise(source, node)]
-        ndim = signal.ndim
-        if ndim is not None and dims and not argument(node, 2, "keepdim", False):
+        spatial = reduces and all(dim > 1 for dim in dims)
+        if not spatial:
+            signal = self.signals[self._unscaled(source, node)]
+        ndim = signal.ndim if reduces or not self._others(node) else None
+        if ndim is not None and reduces and not argument(node, 2, "keepdim", False):
             ndim -= len(dims)
-        channels = signal.channels if spatial else None
-        self.signals[node] = signal.as_current(
-            channels=channels, ndim=ndim if name_of(node) in ("mean", "sum") else None
-        )
+        self.signals[node] = signal.as_current(channels=signal.channels if spatial else None, ndim=ndim)
+
+    def _constant_like(self, node: fx.Node, source: fx.Node) -> None:
+        signal = self.signals[source]
+        self.signals[node] = replace(signal, ready=0, thermometer=True, uniform=True, scale=None)
 
     def _affine(self, node: fx.Node, source: fx.Node) -> None:
         signal = self.signals[self._materialise(source, node)]
@@ -286,44 +340,47 @@ class Lowering:
 
     def _max_pool(self, node: fx.Node, source: fx.Node) -> None:
         """Exact step by step on thermometer codes; on currents, once they are accumulated."""
-        if self.signals[source].thermometer:
-            self.signals[node] = self.signals[source]
-        else:
-            self._max(node, source)
+        signal = self.signals[source]
+        within = self._within_channels(node, signal)
+        if not signal.thermometer or not (within or (signal.uniform and not signal.per_channel)):
+            source = self._decode(source, node)
+        self.signals[node] = self.signals[source] if within else replace(self.signals[source], channels=None)
 
     def _max(self, node: fx.Node, *sources: fx.Node) -> None:
         signals = [self.signals[self._decode(source, node)] for source in sources]
-        self.signals[node] = replace(signals[0], ready=max(signal.ready for signal in signals), ndim=None)
+        self.signals[node] = joined(signals, thermometer=True, ndim=None)
 
     # Several branches
 
     def _sum(self, node: fx.Node, *sources: fx.Node) -> None:
         signals = [self.signals[source] for source in self._align(node, list(sources))]
         channels = {signal.channels for signal in signals}
-        self.signals[node] = Signal(
-            steps=max(signal.steps for signal in signals),
-            ready=max(signal.ready for signal in signals),
+        known = all(other.op == "get_attr" for other in self._others(node))
+        self.signals[node] = joined(
+            signals,
             channels=channels.pop() if len(channels) == 1 and len(signals) > 1 else None,
-            ndim=signals[0].ndim if len({signal.ndim for signal in signals}) == 1 else None,
+            **({} if known else {"ndim": None}),
         )
 
     def _concat(self, node: fx.Node, *sources: fx.Node) -> None:
         """Along the channels, thresholds are joined like the spikes are, and trains stay trains."""
-        operands = list(argument(node, 0, "tensors", ()))
+        operands = argument(node, 0, "tensors", ())
+        operands = list(operands) if isinstance(operands, (tuple, list)) else []  # else the whole result of chunk, say
         along_channels = name_of(node) != "stack" and argument(node, 1, "dim", 0) == 1
         known = [self.signals[n].channels if n in self.signals else None for n in operands]
-        channels = sum(c for c in known if c is not None) if along_channels and None not in known else None
+        joins = along_channels and operands and None not in known
+        channels = sum(c for c in known if c is not None) if joins else None
         scale = self._join_scales(node, operands) if channels is not None else None
         aligned = self._align(node, list(sources), materialise=channels is None)
         signals = [self.signals[source] for source in aligned]
-        self.signals[node] = Signal(
-            steps=max(signal.steps for signal in signals),
-            ready=max(signal.ready for signal in signals),
+        self.signals[node] = joined(
+            signals,
             thermometer=along_channels and all(signal.thermometer for signal in signals),
+            uniform=False,
             scale=scale,
             scales=channels or 1,
             channels=channels,
-            ndim=signals[0].ndim if name_of(node) != "stack" else None,
+            **({"ndim": None} if name_of(node) == "stack" else {}),
         )
 
     def _join_scales(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
@@ -339,7 +396,7 @@ class Lowering:
         if materialise:
             sources = list(dict.fromkeys(self._materialise(source, node) for source in sources))
         steps = {self.signals[source].steps for source in sources}
-        if len(sources) == 1 or (len(steps) == 1 and steps != {1}):  # an input may have more steps at run time than 1
+        if len(sources) == 1 or (len(steps) == 1 and not any(self.signals[source].elastic for source in sources)):
             return sources
         with self.graph.inserting_before(node):
             aligned = self.graph.call_function(timefold.align, (sources, self.batch))
@@ -359,52 +416,108 @@ class Lowering:
         if source not in self.scaled:
             with self.graph.inserting_after(source):
                 self.scaled[source] = self.graph.call_function(timefold.scale, (source, signal.scale))
-            self.signals[self.scaled[source]] = replace(signal, scale=None)
+            self.signals[self.scaled[source]] = replace(
+                signal, scale=None, uniform=signal.uniform and signal.scales == 1
+            )
         user.replace_input_with(source, self.scaled[source])
         return self.scaled[source]
+
+    def _unscaled(self, source: fx.Node, user: fx.Node) -> fx.Node:
+        """``source`` without a threshold for each channel, which ``user`` would mix; one for all of them stays."""
+        return self._materialise(source, user) if self.signals[source].per_channel else source
 
     def _decode(self, source: fx.Node, user: fx.Node) -> fx.Node:
         """The temporal mean of ``source``, which ``user`` reads from now on."""
         source = self._materialise(source, user)
+        if self.signals[source].loose:
+            return source
         with self.graph.inserting_before(user):
             mean = self.graph.call_function(timefold.decode, (source, self.batch))
         user.replace_input_with(source, mean)
-        self.signals[mean] = replace(self.signals[source], steps=1, thermometer=True)  # constant in time
+        signal = self.signals[source]
+        self.signals[mean] = replace(signal, steps=1, elastic=False, thermometer=True, uniform=True)
         return mean
 
-    def _analog(self, node: fx.Node, reason: str | None = None) -> None:
+    def _analog(self, node: fx.Node, reason: str = "it is not linear in its input") -> None:
         """No exact counterpart: refuse, or decode, run the operation once, and go on with one timestep."""
         where = describe(node, self.root)
         if not self.analog:
             raise UnsupportedOperationError(
-                f"{where} has no exact spiking counterpart: {reason or 'it is not linear in its input'}. Replace it in "
-                'the model, or pass on_unsupported="analog" to decode there, run it once, and go on with one timestep.'
+                f"{where} has no exact spiking counterpart: {reason}. Replace it in the model, or pass "
+                'on_unsupported="analog" to decode there, run it once, and go on with one timestep.'
             )
         self.result.analog_nodes.append(where)
         ready = max(self.signals[self._decode(source, node)].ready for source in self._sources(node))
-        self.signals[node] = Signal(ready=ready, thermometer=True, sequence=returns_sequence(node, self.root))
+        is_recurrent = node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), nn.RNNBase)
+        if reason == _MIXES or is_recurrent:  # whose state has its layers in dimension 0
+            self.signals[node] = Signal(ready=ready, loose=True)
+        elif returns_sequence(node, self.root):
+            self.signals[node] = Signal(ready=ready, thermometer=True, sequence=True, where=where)
+        else:
+            guard = self._insert_after(node, timefold.keep_rows, (node, self.batch, where))
+            self.signals[guard] = Signal(ready=ready, thermometer=True)
 
-    def _mixes_samples(self, node: fx.Node, source: fx.Node) -> bool:
+    def _loose(self, node: fx.Node, sources: list[fx.Node], is_neuron: bool) -> None:
+        """Beyond an operation that has moved the batch: the ANN's own operations, on tensors without timesteps."""
+        ready = max(self.signals[self._decode(source, node)].ready for source in sources)
+        self.signals[node] = Signal(ready=ready, loose=True)
+        if is_neuron:
+            neuron, threshold = self._fire(node, sources[0], timefold.as_sequence)
+            rate = self._insert_after(node, timefold.rate, (node, threshold))
+            self.signals[rate] = Signal(ready=ready + 2 * neuron.levels, loose=True)
+        elif kind_of(node, self.root) is Kind.UNSUPPORTED:
+            self.result.analog_nodes.append(describe(node, self.root))
+
+    def _mixes_samples(self, node: fx.Node, sources: list[fx.Node], kind: Kind) -> bool:
         """Whether the operation works along the batch; where its rank leaves that open, a run-time check is put in."""
-        signal = self.signals[source]
-        if depends_on_batch(node, self.signals):
-            return True
-        if signal.sequence:
+        signal = self.signals[sources[0]]
+        if signal.sequence and name_of(node) == "getitem":
             return False
         dims = dims_of(node, self.root)
-        if dims is None:
+        if dims is None or self._moves_batch(node):
             return True
-        dims = signal.positive(dims)
-        if 0 in dims:
+        ndims = {self.signals[source].ndim for source in sources} - {None}
+        if len(ndims) > 1 and kind is not Kind.CONCAT:
+            return True  # broadcasting puts the batch of one beside another dimension of the other
+        added = 1 if name_of(node) in ("unsqueeze", "stack") else 0
+        dims = signal.positive(dims, added)
+        needed = max(1 - min(dims, default=0) - added, padded_dims(node, self.root) + 1)
+        for other in self._others(node) if kind in (Kind.SUM, Kind.MAX, Kind.LINEAR) else ():
+            tensor = operator.attrgetter(str(other.target))(self.root) if other.op == "get_attr" else None
+            if isinstance(tensor, Tensor) and tensor.ndim:
+                needed = max(needed, tensor.ndim + (tensor.shape[0] > 1))  # a parameter with a row for each sample
+        if 0 in dims or (signal.ndim is not None and needed > signal.ndim):
             return True
-        lowest = min(dims, default=0)
-        needed = 1 - lowest if lowest < -1 else padded_dims(node) + 1 if name_of(node) == "pad" else 0
-        if needed > 2:
-            with self.graph.inserting_before(node):
-                guard = self.graph.call_function(timefold.need_ndim, (source, needed, describe(node, self.root)))
-            node.replace_input_with(source, guard)
-            self.signals[guard] = signal
+        if needed > 1 and signal.ndim is None:
+            self._guard_ndim(node, sources[0], needed)
         return False
+
+    def _moves_batch(self, node: fx.Node) -> bool:
+        """Whether a reshaping surely, or for all that is known here, merges dimension 0 with others."""
+        name, shape = name_of(node), shape_argument(node)
+        if name in ("repeat", "tile"):
+            return shape[:1] != (1,)
+        if name not in ("view", "reshape", "expand") or not shape:
+            return False
+        if isinstance(shape[0], int) and shape[0] >= 0:
+            return True  # a literal batch size
+        if shape[0] == -1:  # that rows stay rows is seen at run time; so it is only taken for granted in a flatten
+            return self.analog and name != "expand" and len(shape) != 2
+        pending = [shape[0]] if isinstance(shape[0], fx.Node) and shape[0] is not self.batch else []
+        while pending:
+            source = pending.pop()
+            if source is self.batch:
+                return True
+            pending += [n for n in source.all_input_nodes if n not in self.signals]
+        return False
+
+    def _guard_ndim(self, node: fx.Node, source: fx.Node, needed: int) -> None:
+        """Let ``node`` read ``source`` after a check that it has ``needed`` dimensions."""
+        with self.graph.inserting_before(node):
+            guard = self.graph.call_function(timefold.need_ndim, (source, needed, describe(node, self.root)))
+        node.replace_input_with(source, guard)
+        if source in self.signals:
+            self.signals[guard] = self.signals[source]
 
     # The graph
 
@@ -419,5 +532,7 @@ class Lowering:
         node.replace_all_uses_with(source)
         self.graph.erase_node(node)
 
-    def _module_name(self, node: fx.Node) -> str:
-        return type(self.root.get_submodule(str(node.target))).__name__.lower() if node.op == "call_module" else ""
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """``name``, with as many underscores after it as it takes to be none of ``taken``."""
+    return name if name not in taken else _unlike(f"{name}_", taken)

@@ -99,10 +99,7 @@ class SpikingNetwork(nn.Module):
             if self._step_mode == "m":
                 args, kwargs = pytree.tree_map_only(Tensor, timefold.fold, (args, kwargs))
             outputs = self._run_spikes(self, batch, references, *args, **kwargs)
-
-            def finish(tensor: Tensor) -> Tensor:
-                return timefold.unfold(tensor, batch) if self._step_mode == "m" else timefold.decode(tensor, batch)
-
+            finish = _same if self._step_mode == "m" else timefold.mean
         return pytree.tree_map_only(Tensor, finish, outputs)
 
     def _presented(self, inputs: Any) -> tuple[int, Any]:
@@ -118,7 +115,7 @@ class SpikingNetwork(nn.Module):
             sizes.add(x.shape[int(multi_step)])
             if not multi_step:
                 return x
-            return x[0] if x.shape[0] == 1 else x.mean(0)
+            return timefold.mean(x)
 
         means = pytree.tree_map_only(Tensor, mean, inputs)
         if len(sizes) != 1:

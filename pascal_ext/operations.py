@@ -14,7 +14,8 @@ from collections.abc import Callable, Container
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 
 class Kind(enum.Enum):
@@ -31,6 +32,7 @@ class Kind(enum.Enum):
     CONCAT = "joins tensors along a dimension"
     MAX_POOL = "maximum within a channel: exact on thermometer codes"
     MAX = "maximum between tensors: exact on accumulated currents"
+    CONSTANT = "a tensor of the same number, as large as its input"
     METADATA = "shapes and other things that are no tensors"
     UNSUPPORTED = "not linear: no spiking counterpart"
 
@@ -81,9 +83,12 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("max_pool1d max_pool2d max_pool3d".split(), Kind.MAX_POOL),
     **dict.fromkeys("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d".split(), Kind.MAX_POOL),
     **dict.fromkeys("maximum amax".split(), Kind.MAX),
-    **dict.fromkeys("size dim numel getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
+    **dict.fromkeys("zeros_like ones_like full_like".split(), Kind.CONSTANT),
+    **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch
+    **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
 _ALIASES = {"_assert": "_assert", "rsub": "sub", "radd": "add", "subtract": "sub"}
+_NUMPY_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
 _METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
 # Where the dimensions that an operation works along stand among its arguments: (position, keyword, default).
@@ -113,9 +118,11 @@ _DIM_ARGUMENTS["concat"] = _DIM_ARGUMENTS["concatenate"] = _DIM_ARGUMENTS["cat"]
 
 
 def name_of(node: fx.Node) -> str:
-    """The plain name of the function or method that ``node`` calls, e.g. ``flatten``."""
+    """The plain name of the function or method that ``node`` calls, e.g. ``flatten``; empty for a module."""
+    if node.op == "call_module":
+        return ""
     if isinstance(node.target, str):
-        return node.target.rpartition(".")[2] if node.op == "call_module" else node.target
+        return node.target
     name = getattr(node.target, "__name__", str(node.target))
     return _ALIASES.get(name, name.strip("_"))
 
@@ -139,16 +146,19 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
         return Kind.UNSUPPORTED
     if kind is Kind.MAX_POOL and node.kwargs.get("return_indices"):
         return Kind.UNSUPPORTED
+    if node.kwargs.get("rounding_mode") is not None:
+        return Kind.UNSUPPORTED
     return kind
 
 
 def _module_kind(module: nn.Module) -> Kind:
-    kind = _MODULES.get(type(module), Kind.UNSUPPORTED)
+    parametrized = parametrize.is_parametrized(module)
+    kind = _MODULES.get(parametrize.type_before_parametrizations(module), Kind.UNSUPPORTED)
     if kind is Kind.NORM and getattr(module, "running_mean", None) is None:
         return Kind.UNSUPPORTED  # normalises by the statistics of the batch
     if kind is Kind.MAX_POOL and getattr(module, "return_indices", False):
         return Kind.UNSUPPORTED
-    if kind is Kind.WEIGHTED and hasattr(module, "parametrizations"):
+    if kind is Kind.WEIGHTED and (parametrized or "weight" not in module._parameters):
         return Kind.AFFINE  # a weight computed anew in each forward absorbs nothing
     return kind
 
@@ -169,8 +179,24 @@ def _pads_with_zeros(node: fx.Node) -> bool:
 
 
 def argument(node: fx.Node, position: int, keyword: str, default: Any) -> Any:
-    """An argument of a call, given by position or by keyword."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(keyword, default)
+    """An argument of a call, given by position or by keyword; NumPy's keywords, which torch knows too, included."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(keyword, node.kwargs.get(_NUMPY_KEYWORDS.get(keyword, keyword), default))
+
+
+def reads(node: fx.Node, signals: Container[fx.Node]) -> list[fx.Node]:
+    """The signals among the arguments of ``node``, each as often as it is read."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), found.append)
+    return [source for source in found if source in signals]
+
+
+def is_first_argument(node: fx.Node, source: fx.Node) -> bool:
+    """Whether ``source`` is what ``node`` works on, and not its weight or its divisor; a factor may be either."""
+    if node.op == "call_module" or name_of(node) in ("mul", "multiply"):
+        return True
+    return argument(node, 0, "input", None) is source
 
 
 def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
@@ -182,22 +208,38 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
         return [int(module.dim)] if isinstance(module, nn.Unflatten) else []
     name = name_of(node)
     if name == "getitem":
-        index = node.args[1]
-        first = index[0] if isinstance(index, tuple) and index else index
-        return [] if first is Ellipsis or first == slice(None) or isinstance(first, str) else [0]
+        return _indexed_dims(node.args[1])
     if name == "permute":
         dims = node.args[1:] if len(node.args) > 2 else argument(node, 1, "dims", ())
         dims = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
         return [] if dims and dims[0] == 0 else [0]
+    if name == "unfold" and node.op == "call_method":  # windows along a dimension; F.unfold is another thing
+        dim = argument(node, 1, "dimension", 0)
+        return [dim] if isinstance(dim, int) else [0]
     found: list[int] = []
     for position, keyword, default in _DIM_ARGUMENTS.get(name, []):
         value = argument(node, position, keyword, default)
         if name in ("flip", "squeeze", "sum", "mean") and isinstance(value, int) and not isinstance(value, bool):
             value = [value, *(arg for arg in node.args[position + 1 :] if name == "flip")]
-        if value is None:
+        if value is None or (value in ([], ()) and name in ("sum", "mean", "amax")):
             return None
-        found += [dim for dim in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(dim, int)]
+        found += [
+            dim if isinstance(dim, int) else 0 for dim in (value if isinstance(value, (tuple, list)) else [value])
+        ]
     return found
+
+
+def _indexed_dims(index: Any) -> list[int]:
+    """The outermost dimension that ``x[index]`` looks into, or [] where that is none but the whole of dimension 0."""
+    entries = index if isinstance(index, tuple) else (index,)
+    lists = [position for position, entry in enumerate(entries) if isinstance(entry, (list, fx.Node, Tensor))]
+    if lists and lists[-1] - lists[0] >= len(lists):
+        return [0]  # index lists that are not side by side: their dimension becomes the first
+    first = entries[0] if entries else Ellipsis
+    if first is Ellipsis:
+        rest = [entry for entry in entries[1:] if entry is not None]
+        return [-len(rest)] if rest else []
+    return [] if first == slice(None) or isinstance(first, str) else [0]
 
 
 def is_flatten(node: fx.Node, root: nn.Module) -> bool:
@@ -207,17 +249,31 @@ def is_flatten(node: fx.Node, root: nn.Module) -> bool:
         return isinstance(module, nn.Flatten) and bool(module.start_dim == 1 and module.end_dim == -1)
     if name_of(node) == "flatten":
         return argument(node, 1, "start_dim", 0) == 1 and argument(node, 2, "end_dim", -1) == -1
-    if name_of(node) not in ("view", "reshape"):
-        return False
-    shape = node.args[1:]
-    shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-    return bool(len(shape) == 2 and shape[1] == -1)
+    shape = shape_argument(node)
+    return name_of(node) in ("view", "reshape") and bool(len(shape) == 2 and shape[1] == -1)
 
 
-def padded_dims(node: fx.Node) -> int:
-    """How many of the last dimensions ``F.pad`` pads."""
-    widths = argument(node, 1, "pad", ())
+def shape_argument(node: fx.Node) -> tuple[Any, ...]:
+    """The sizes that ``view``, ``reshape``, ``expand``, ``new_zeros`` and their like are given."""
+    shape: tuple[Any, ...] = node.args[1:] or (node.kwargs.get("shape", node.kwargs.get("size", ())),)
+    return tuple(shape[0]) if isinstance(shape[0], (tuple, list)) else shape
+
+
+def padded_dims(node: fx.Node, root: nn.Module) -> int:
+    """How many of the last dimensions a padding pads; 0 for other operations."""
+    if node.op == "call_module":
+        widths = getattr(root.get_submodule(str(node.target)), "padding", ())
+        is_padding = type(root.get_submodule(str(node.target))).__module__ == nn.ZeroPad2d.__module__
+        return len(widths) // 2 if is_padding else 0
+    widths = argument(node, 1, "pad", ()) if name_of(node) == "pad" else ()
     return len(widths) // 2 if isinstance(widths, (tuple, list)) else 0
+
+
+def pooled_dims(node: fx.Node, root: nn.Module) -> int:
+    """The k of ``avg_pool{k}d``, ``MaxPool{k}d`` ...; 0 for other operations."""
+    name = type(root.get_submodule(str(node.target))).__name__ if node.op == "call_module" else name_of(node)
+    found = re.fullmatch(r".*pool(\d)d", name.lower())
+    return int(found.group(1)) if found else 0
 
 
 def returns_sequence(node: fx.Node, root: nn.Module) -> bool:
@@ -225,23 +281,25 @@ def returns_sequence(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         return isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) or bool(getattr(module, "return_indices", False))
-    return name_of(node) in ("max", "min", "topk", "sort", "kthvalue", "median", "var_mean", "std_mean")
+    name = name_of(node)
+    if name in ("max", "min", "median"):
+        return "dim" in node.kwargs or (len(node.args) > 1 and isinstance(node.args[1], int))
+    return name in ("topk", "sort", "kthvalue", "mode", "aminmax", "var_mean", "std_mean")
 
 
-def depends_on_batch(node: fx.Node, signals: Container[fx.Node]) -> bool:
-    """Whether arithmetic uses the size of dimension 0, which holds timesteps too in a converted network."""
-    if name_of(node) not in ("mul", "multiply", "truediv", "div", "divide", "add", "sub"):
-        return False
-    pending = [source for source in node.all_input_nodes if source not in signals]
-    while pending:
-        source = pending.pop()
-        name = name_of(source)
-        if name == "size" and argument(source, 1, "dim", None) == 0:
-            return True
-        if name == "getitem" and source.args[1] == 0 and name_of(source.args[0]) in ("size", "getattr"):  # type: ignore[arg-type]
-            return True
-        pending += [n for n in source.all_input_nodes if n not in signals]
-    return False
+def asked_size(node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The tensor and the dimension of ``x.size(dim)`` or ``x.shape[dim]``; None where ``node`` asks for no one size."""
+    if node.op not in ("call_function", "call_method") or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    tensor: Any = node.args[0]
+    dim: Any = None
+    if name_of(node) == "size":
+        dim = argument(node, 1, "dim", None)
+    elif name_of(node) == "getitem" and tensor.op in ("call_function", "call_method") and tensor.args:
+        is_shape = name_of(tensor) == "getattr" and tensor.args[1] == "shape"
+        if is_shape or (name_of(tensor) == "size" and argument(tensor, 1, "dim", None) is None):
+            tensor, dim = tensor.args[0], node.args[1]
+    return (tensor, dim) if isinstance(tensor, fx.Node) and isinstance(dim, int) else None
 
 
 def describe(node: fx.Node, root: nn.Module) -> str:
@@ -250,7 +308,7 @@ def describe(node: fx.Node, root: nn.Module) -> str:
         what = f"layer {str(node.target)!r} ({type(root.get_submodule(str(node.target))).__name__})"
     else:
         what = f"operation {node.name!r} ({name_of(node)})"
-    frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.*)', node.meta.get("stack_trace") or "")
+    frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.*)', node.meta.get("stack_trace") or "")
     own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame[0]]
     return f"{what} at {own[-1][0]}:{own[-1][1]}, `{own[-1][3].strip()}`," if own else what
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"functional"},
     {"neuron", "qcfs"},
     {"allocation", "calibration", "tracing"},
-    {"conversion", "counting", "folding", "graph_format", "lowering", "network", "operations"},
+    {"conversion", "counting", "folding", "graph_format", "lowering", "network", "operations", "signals"},
     {"energy", "figures", "io", "network_report", "recording", "report", "specs", "verification"},
     {"adapters"},
     {"cli", "demo", "benchmarks"},

@@ -6,8 +6,11 @@ temporal mean of a folded tensor is the value that the tensor has in the ANN.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
 from pascal_ext.ops.thresholds import broadcastable
@@ -30,9 +33,23 @@ def fold(x_seq: Tensor) -> Tensor:
     return x_seq.flatten(0, 1)
 
 
-def decode(x: Tensor, batch: int) -> Tensor:
-    """[T·N, ...] -> [N, ...], the temporal mean: a barrier, after which any operation is exact."""
-    return x if x.shape[0] == batch else unfold(x, batch).mean(0)
+def mean(x_seq: Tensor) -> Tensor:
+    """[T, N, ...] -> [N, ...]; of one step, which need not be floating point, that step."""
+    return x_seq[0] if x_seq.shape[0] == 1 else x_seq.mean(0)
+
+
+def decode(x: Any, batch: int) -> Any:
+    """[T·N, ...] -> [N, ...], the temporal mean: a barrier, after which any operation is exact. Also for sequences."""
+    return pytree.tree_map_only(Tensor, lambda x: mean(unfold(x, batch)), x)
+
+
+def present(output: Any, batch: int | None) -> Any:
+    """An output of the network, or a sequence of them, as [T, N, ...]; T = 1 where it is not folded (no ``batch``)."""
+
+    def presented(x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if batch is None or not x.ndim else unfold(x, batch)
+
+    return pytree.tree_map_only(Tensor, presented, output)
 
 
 def align(tensors: list[Tensor], batch: int) -> list[Tensor]:
@@ -55,9 +72,24 @@ def _stretch(x: Tensor, batch: int, steps: int) -> Tensor:
     return x_seq.unsqueeze(1).expand(-1, steps // window, *x_seq.shape[1:]).flatten(0, 2)
 
 
-def scale(x: Tensor, threshold: Tensor) -> Tensor:
-    """Spikes times their threshold, one value or one per channel (dimension 1)."""
-    return x * broadcastable(threshold, x, channel_dim=1).to(x.dtype)
+def scale(x: Any, threshold: Tensor) -> Any:
+    """Spikes, or a sequence of them, times their threshold: one value, or one per channel (dimension 1).
+
+    After ``flatten``, several features in a row belong to each channel.
+    """
+
+    def scaled(x: Tensor) -> Tensor:
+        by_channel = threshold
+        if threshold.numel() > 1 and x.shape[1] != threshold.numel():
+            by_channel = threshold.repeat_interleave(x.shape[1] // threshold.numel())
+        return x * broadcastable(by_channel, x, channel_dim=1).to(x.dtype)
+
+    return pytree.tree_map_only(Tensor, scaled, x)
+
+
+def rate(train: Tensor, threshold: Tensor) -> Tensor:
+    """[L, R, ...] spikes -> [R, ...], the activation that they stand for."""
+    return scale(train.mean(0), threshold)
 
 
 def join_scales(thresholds: list[Tensor | None], channels: list[int]) -> Tensor:
@@ -100,3 +132,24 @@ def need_ndim(x: Tensor, ndim: int, where: str) -> Tensor:
             "a converted network folds time into the batch and cannot mix samples"
         )
     return x
+
+
+def keep_rows(x: Any, batch: int, where: str) -> Any:
+    """``x``, after a check that the operation ``where`` gave one row for each sample."""
+    for tensor in pytree.tree_leaves(x):
+        if isinstance(tensor, Tensor) and (not tensor.ndim or tensor.shape[0] != batch):
+            raise UnsupportedOperationError(
+                f"{where} gave {tuple(tensor.shape)} for a batch of {batch}: dimension 0 must hold the samples, since "
+                "a converted network folds time into it"
+            )
+    return x
+
+
+def entry(container: Any, index: int) -> Any:
+    """``container[index]``, where the network's input is a sequence."""
+    if isinstance(container, Tensor):
+        raise UnsupportedOperationError(
+            f"x[{index}] of an input of shape {tuple(container.shape)} picks one sample out of the batch; a converted "
+            "network folds time into the batch and cannot mix samples"
+        )
+    return container[index]
