@@ -173,8 +173,8 @@ class FineTuning(L.LightningModule):
                 teacher_logits = teacher(inputs)
         logits = self.student(inputs)
         loss = self.recipe.loss(logits, labels, teacher_logits)
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
-        self.log("train_accuracy", _hits(logits, labels), prog_bar=True, on_step=False, on_epoch=True)
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        self.log("train_accuracy", _hits(logits, labels), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
