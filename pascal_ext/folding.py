@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pascal_ext.operations import Kind, kind_of
+from pascal_ext.ops import timefold
 
 _scaled: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
 
@@ -24,8 +25,11 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     Args:
         layer: a convolution, transposed convolution or linear layer.
         spikes: its input, [N, C, ...].
-        scale: one value, or one for each input channel; a linear layer after ``flatten`` has several features for each.
+        scale: one value, or one for each input channel; a linear layer after ``flatten`` has several features for each,
+            and one on more dimensions absorbs one value only.
     """
+    if scale.numel() > 1 and spikes.ndim > 2 and not isinstance(layer, _ConvNd):
+        return layer(timefold.scale(spikes, scale))  # a linear layer along another dimension than the channels
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         weight = scaled_weight(layer, scale)
     else:

@@ -244,7 +244,7 @@ class Lowering:
         inputs = layer.in_features if is_linear else layer.in_channels
         channels = (layer.out_features if signal.ndim == 2 else None) if is_linear else layer.out_channels
         result = signal.as_current(scale=None, channels=channels, ndim=signal.ndim if is_linear else layer.weight.ndim)
-        if signal.per_channel and (inputs % signal.scales or (is_linear and signal.ndim != 2)):
+        if signal.per_channel and (inputs % signal.scales or (is_linear and signal.ndim not in (2, None))):
             self._materialise(source, node)
         elif signal.scale is not None:
             with self.graph.inserting_before(node):
