@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from pascal_ext.errors import SerializationError
 from pascal_ext.folding import call_scaled
@@ -31,8 +32,7 @@ def graph_to_dict(graph: fx.Graph) -> dict[str, Any]:
 
     Raises:
         SerializationError: a node calls a function that is not torch's, Python's ``operator``'s or this package's, or
-        has
-            an argument that JSON cannot hold.
+            has an argument that JSON cannot hold.
     """
     return {
         "nodes": [
@@ -61,14 +61,37 @@ def graph_from_dict(data: dict[str, Any]) -> fx.Graph:
             target = function_named(item["target"]) if item["op"] == "call_function" else item["target"]
             args = tuple(_decode(arg, nodes) for arg in item["args"])
             kwargs = {key: _decode(value, nodes) for key, value in item["kwargs"].items()}
+            _check_names(item["op"], target, args, kwargs)
             if item["op"] == "output":
                 nodes[item["name"]] = graph.output(args[0])
             else:
                 nodes[item["name"]] = graph.create_node(item["op"], target, args, kwargs, name=item["name"])
         graph.lint()
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
         raise SerializationError(f"not a graph: {type(error).__name__}: {error}") from error
     return graph
+
+
+def _check_names(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse names that would be more than names in the source code that is made from a graph.
+
+    Raises:
+        ValueError: a name is not an identifier, or leads to anything but a tensor, a layer or a method of tensors.
+    """
+    names = [*kwargs]
+    if op == "placeholder":
+        names.append(target.lstrip("*"))
+    elif op in ("get_attr", "call_module"):
+        names += [part for part in target.split(".") if not part.isdecimal()]  # the layers of a Sequential are "0", "1"
+    elif op == "call_method":
+        names.append(target)
+        if not callable(getattr(Tensor, target, None)):
+            raise ValueError(f"{target!r} is no method of tensors")
+    elif op == "call_function" and target is getattr:
+        names.append(args[1])
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
+            raise ValueError(f"{name!r} is no name that a network may use")
 
 
 def function_name(function: Any) -> str:
@@ -130,7 +153,10 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         case "node":
             return nodes[content]
         case "dtype":
-            return getattr(torch, content)
+            dtype = getattr(torch, content, None)
+            if isinstance(dtype, torch.dtype):
+                return dtype
+            raise ValueError(f"{content!r} is no dtype")
         case "device":
             return torch.device(content)
         case "slice":

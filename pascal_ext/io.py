@@ -19,6 +19,7 @@ from pascal_ext.neuron import PascIF
 
 FORMAT_VERSION = 1
 _HEADER = "pascal_ext"
+_ATTENTION_BIASES = {"bias": "in_proj_bias", "add_bias_kv": "bias_k"}  # option -> the parameter that tells it
 
 
 def save(snn: SpikingNetwork, path: str | Path) -> None:
@@ -36,11 +37,13 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
                 "shape": list(module.v_threshold.shape),
                 "backend": module.backend,
             }
-        elif name and type(module).__module__.startswith("torch.nn") and type(module) is not nn.Module:
-            modules[name] = _torch_config(name, module)
-        elif name and type(module) is nn.Module:
+        elif type(module) is nn.Module:
             containers.add(name)
-        elif name and not any(name.startswith(f"{parent}.") for parent in modules):
+        elif not name or any(name.startswith(f"{parent}.") for parent in modules):
+            continue  # the network itself, or a part of a layer, which its constructor makes
+        elif getattr(nn, type(module).__name__, None) is type(module):
+            modules[name] = _torch_config(name, module)
+        else:
             raise SerializationError(f"layer {name!r} is a {type(module).__name__}, which a file cannot hold")
     loose = ["", *containers]
     structure = {
@@ -86,36 +89,57 @@ def load(
         raise SerializationError(f"cannot read {str(path)!r}: {error}") from error
     if header is None:
         raise SerializationError(f"{str(path)!r} holds tensors, but no network that pascal_ext.save wrote")
-    structure = json.loads(header)
-    if structure["version"] > FORMAT_VERSION:
-        raise SerializationError(
-            f"{str(path)!r} has version {structure['version']}; this release reads up to {FORMAT_VERSION}: "
-            "upgrade pascal-ext"
-        )
     try:
-        root = nn.Module()
-        for name, config in structure["modules"].items():
-            _set(root, name, _build(config, neuron))
-        for kind in ("parameters", "buffers"):
-            for name in structure[kind]:
-                _set(root, name, nn.Parameter(tensors[name]) if kind == "parameters" else tensors[name])
-        root.load_state_dict(tensors, assign=True)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        structure = json.loads(header)
+        if structure["version"] > FORMAT_VERSION:
+            raise SerializationError(
+                f"{str(path)!r} has version {structure['version']}; this release reads up to {FORMAT_VERSION}: "
+                "upgrade pascal-ext"
+            )
+        return _network(structure, tensors, neuron, network)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise SerializationError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _network(
+    structure: dict[str, Any], tensors: dict[str, Tensor], neuron: type[PascIF], network: type[SpikingNetwork]
+) -> SpikingNetwork:
+    root = nn.Module()
+    for name, config in structure["modules"].items():
+        _set(root, name, _build(config, neuron))
+    for kind in ("parameters", "buffers"):
+        for name in structure[kind]:
+            _set(root, name, nn.Parameter(tensors[name]) if kind == "parameters" else tensors[name])
+    root.load_state_dict(tensors, assign=True)
     counts, spikes = graph_from_dict(structure["counts_graph"]), graph_from_dict(structure["spikes_graph"])
+    for node in (*counts.nodes, *spikes.nodes):
+        if node.op in ("get_attr", "call_module"):
+            _check_target(root, str(node.target), node.op)
     snn = network(root, counts, spikes, structure["latency"], tuple(structure["analog_nodes"]))
     snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
     snn.settle_ties = structure["settle_ties"]
     return snn
 
 
+def _check_target(root: nn.Module, path: str, op: str) -> None:
+    """Raise AttributeError unless ``path`` leads to a layer, or, for ``get_attr``, to a parameter or buffer."""
+    scope, _, leaf = path.rpartition(".")
+    parent = root.get_submodule(scope)
+    if leaf not in parent._modules and (op == "call_module" or leaf not in {**parent._parameters, **parent._buffers}):
+        raise AttributeError(f"the network has no {path!r}")
+
+
 def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     """The constructor arguments of a torch module, read back from its attributes of the same names."""
     options: dict[str, Any] = {}
-    for option in list(inspect.signature(type(module).__init__).parameters)[1:]:
-        if option in ("device", "dtype", "args", "kwargs"):
+    for option, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
+        if option in ("device", "dtype") or isinstance(module, nn.Identity):  # which takes anything
             continue
-        value = module.bias is not None if option == "bias" else getattr(module, option, inspect.Parameter.empty)
+        value = getattr(module, option, parameter.empty)
+        if option == "bias" and (isinstance(value, Tensor) or value is None):
+            value = value is not None
+        elif isinstance(module, nn.MultiheadAttention) and option in _ATTENTION_BIASES:
+            value = getattr(module, _ATTENTION_BIASES[option]) is not None
         if not isinstance(value, (int, float, str, bool, tuple, list, type(None))):
             raise SerializationError(f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r}")
         options[option] = value

@@ -88,6 +88,11 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
 _ALIASES = {"_assert": "_assert", "rsub": "sub", "radd": "add", "subtract": "sub"}
+_OPERATORS = frozenset(
+    getattr(operator, name)
+    for name in "abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift "
+    "sub truediv xor".split()
+)
 _NUMPY_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
 _METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
@@ -316,4 +321,4 @@ def describe(node: fx.Node, root: nn.Module) -> str:
 def is_torch_function(function: Any) -> bool:
     """Whether ``function`` is an ordinary tensor function or operator, safe to be named in a file."""
     known = {item for functions in torch.overrides.get_overridable_functions().values() for item in functions}
-    return function in known or getattr(operator, getattr(function, "__name__", ""), None) is function
+    return function in known or function in _OPERATORS
