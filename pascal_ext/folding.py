@@ -33,12 +33,16 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         weight = scaled_weight(layer, scale)
     else:
-        key = tuple((x.data_ptr(), x._version, x.dtype, x.device) for x in (layer.weight, scale))
+        key = tuple((x.data_ptr(), _version(x), x.dtype, x.device) for x in (layer.weight, scale))
         known, weight = _scaled.get(layer, (None, layer.weight))
         if known != key:
             weight = scaled_weight(layer, scale)
             _scaled[layer] = (key, weight)
     return functional_call(layer, {"weight": weight}, (spikes,))
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version  # inference tensors do not change
 
 
 def scaled_weight(layer: Any, scale: Tensor) -> Tensor:

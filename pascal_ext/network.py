@@ -71,7 +71,7 @@ class SpikingNetwork(nn.Module):
         )
         for kind, items, register in registrations:
             for name, item in items:
-                if hasattr(self, name):
+                if hasattr(type(self), name) or name in self.__dict__:
                     raise InvalidArgumentError(
                         f"the model has a {kind} named {name!r}, which a {type(self).__name__} needs itself; rename it"
                     )
@@ -91,7 +91,7 @@ class SpikingNetwork(nn.Module):
             InvalidArgumentError: no tensor among the inputs, different batch sizes, or too few dimensions.
         """
         batch, means = self._presented((args, kwargs))
-        if self._execution == "counts":
+        if self._execution == "counts" or not batch:  # into an empty batch no timesteps can be folded
             outputs = self._run_counts(self, *means[0], **means[1])
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
         else:
