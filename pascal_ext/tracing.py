@@ -43,8 +43,30 @@ _FUNCTIONS: dict[Any, str] = {
 _METHODS: dict[Any, str] = {"relu": "relu", "clamp": "clamp", "clip": "clamp", "clamp_min": "clamp"}
 
 
+def _inplace(function: Any) -> Any:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that traces ``x += y`` as what it is; torch's own traces ``x = x + y``, and other names of x miss it."""
+
+    __iadd__ = _inplace(operator.iadd)
+    __isub__ = _inplace(operator.isub)
+    __imul__ = _inplace(operator.imul)
+    __itruediv__ = _inplace(operator.itruediv)
+    __ifloordiv__ = _inplace(operator.ifloordiv)
+    __imod__ = _inplace(operator.imod)
+    __ipow__ = _inplace(operator.ipow)
+
+
 class _Tracer(fx.Tracer):
     record_stack_traces = True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
@@ -221,6 +243,8 @@ def _remove_inplace(traced: fx.GraphModule) -> None:
                 family.append(node)
                 aliases[node] = family
             continue
+        if _is_number(source):
+            continue  # n += 1 makes another number, and leaves the first alone
         for alias in aliases.get(source, []):
             late = [user for user in alias.users if order[user] > order[node]] if alias is not source else []
             if late:
@@ -241,6 +265,17 @@ def _shares_memory(node: fx.Node, traced: fx.GraphModule) -> bool:
         return node.args[1] in ("T", "mT", "data", "real")
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_method", "call_function") and name in _VIEWS
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether the value of ``node`` is made from sizes alone."""
+    if node.op == "call_method" and node.target in ("size", "dim", "numel"):
+        return True
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    return bool(node.all_input_nodes) and all(_is_number(source) for source in node.all_input_nodes)
 
 
 def _make_out_of_place(node: fx.Node) -> bool:
