@@ -1,0 +1,103 @@
+"""Rounding ties: the reference decides between the two levels that meet, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pascal_ext import convert, verify
+from pascal_ext.ops.pasc_if import quantise, settle_ties
+from pascal_ext.ops.pasc_if.ties import TIE
+from pascal_ext.tracing import qcfs_layers
+from tests.networks import EXACT, quantised
+
+EPS = torch.finfo(torch.float32).eps
+
+
+@given(
+    levels=st.sampled_from([1, 2, 3, 4, 8, 32]),
+    boundary=st.integers(-1, 33),
+    offset=st.floats(-0.5, 0.5, width=32),
+    reference=st.integers(0, 33),
+    threshold=st.sampled_from([1.0, 0.5, -1.0, 4.0]),
+)
+def test_only_the_levels_that_meet(levels: int, boundary: int, offset: float, reference: int, threshold: float) -> None:
+    reference = min(reference, levels)
+    shifted = boundary + offset  # u = z·L/λ + 1/2
+    z = torch.tensor([(shifted - 0.5) * threshold / levels])
+    count = int(quantise(z, threshold, levels))
+    shifted = float(z * levels / threshold + 0.5)
+    settled, changed = settle_ties(z.unsqueeze(0), threshold, levels, torch.tensor([reference], dtype=torch.int32))
+    nearest = round(shifted)
+    margin = min(TIE * EPS * levels, 0.5)
+    meeting = {min(max(nearest - 1, 0), levels), min(max(nearest, 0), levels)}
+    may_change = abs(shifted - nearest) <= margin and reference in meeting
+    assert int(settled) == (reference if may_change else count)
+    assert int(changed) == (int(settled) != count)
+    assert abs(int(settled) - count) <= 1
+
+
+def test_a_tie_is_settled_either_way() -> None:
+    z = torch.tensor([[0.375, 0.375, 0.375, 0.375, 0.5]])  # u = 2: between levels 1 and 2; and u = 2.5
+    settled, changed = settle_ties(z, 1.0, 4, torch.tensor([1, 2, 0, 3, 3], dtype=torch.uint8))
+    assert settled.tolist() == [1, 2, 2, 2, 2]
+    assert int(changed) == 1
+    assert settled.dtype == torch.uint8
+
+
+def test_the_ends_are_no_ties() -> None:
+    """Nothing is below level 0 and above level L, so there a boundary's own rounding changes nothing."""
+    z = torch.tensor([[-0.125, 1.125, 1.375, -5.0]])  # u = 0, 5, 6, far below
+    settled, _ = settle_ties(z, 1.0, 4, torch.tensor([1, 3, 3, 4]))
+    assert settled.tolist() == [0, 4, 4, 0]
+
+
+def test_per_channel_thresholds() -> None:
+    z = torch.tensor([0.375, 0.75]).view(1, 1, 2, 1)
+    settled, changed = settle_ties(z, torch.tensor([1.0, 2.0]), 4, torch.tensor([1, 1]).view(1, 2, 1))
+    assert settled.flatten().tolist() == [1, 1]
+    assert int(changed) == 2
+
+
+def test_half_precision_has_a_margin_of_half_a_level_at_most() -> None:
+    z = torch.tensor([[0.5, 0.55, 0.45]], dtype=torch.bfloat16)  # u = 2.5 and thereabouts, at L = 4
+    settled, _ = settle_ties(z, 1.0, 4, torch.tensor([1, 2, 3]))
+    assert set(settled.tolist()) <= {1, 2, 3}
+    settled, _ = settle_ties(z.float(), 1.0, 4, torch.tensor([1, 3, 1]))
+    assert settled.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["in-place operators", "maximum of currents"])
+def test_ties_in_a_network(name: str) -> None:
+    """Weights, inputs and thresholds on a grid put many pre-activations right on a boundary, up to rounding."""
+    case = EXACT[name]
+    qcfs = quantised(case.build(), case.data(), "scalar").float()
+    with torch.no_grad():
+        for weight in qcfs.parameters():
+            weight.copy_((weight * 10).round() * 0.1)
+        for layer in qcfs_layers(qcfs).values():
+            unit = 2 * layer.levels * 0.03
+            layer.threshold.copy_((layer.threshold / unit).round().clamp(min=1) * unit)
+    data = [torch.randint(-3, 4, (256, 3, 6, 6)) * 0.3]
+    snn = convert(qcfs)
+    report = verify(qcfs, snn, data, progress=False)
+    assert report.mismatched_counts == 0
+    assert report.ties > 0
+    snn.settle_ties = False
+    unsettled = verify(qcfs, snn, data, progress=False)
+    assert unsettled.ties == 0
+    assert unsettled.mismatched_counts >= report.ties
+
+
+def test_planted_faults_are_not_settled() -> None:
+    """The reference may not hide that the spikes are wrong."""
+    case = EXACT["norm after"]
+    qcfs = quantised(case.build(), case.data(), "scalar").float()
+    snn = convert(qcfs)
+    x = case.data()[0].float()
+    with torch.no_grad():
+        right = snn(x)
+        run, snn._run_references = snn._run_references, lambda *args: tuple(torch.zeros_like(c) for c in run(*args))
+        assert torch.equal(snn(x), right)
