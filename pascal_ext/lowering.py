@@ -9,21 +9,20 @@ counts.
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from pascal_ext.batch_dimension import BatchDimension
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.folding import call_scaled
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import (
     Kind,
     argument,
-    asked_size,
     describe,
     dims_of,
     is_first_argument,
@@ -56,7 +55,7 @@ class Lowered:
     analog_nodes: list[str] = field(default_factory=list)
 
 
-class Lowering:
+class Lowering(BatchDimension):
     """One conversion.
 
     Args:
@@ -66,12 +65,9 @@ class Lowering:
     """
 
     def __init__(self, traced: fx.GraphModule, analog: bool) -> None:
-        self.root = traced
-        self.graph = copy.deepcopy(traced.graph)
+        super().__init__(traced)
         self.analog = analog
         self.result = Lowered(self.graph)
-        self.signals: dict[fx.Node, Signal] = {}
-        self.scaled: dict[fx.Node, fx.Node] = {}  # wire -> the node that multiplies its threshold in
         self.neurons = 0
 
     def run(self) -> Lowered:
@@ -105,12 +101,6 @@ class Lowering:
             with self.graph.inserting_before(node):
                 presented = self.graph.call_function(timefold.present, (value, self.batch if folded else None))
             node.replace_input_with(value, presented)
-
-    def _sources(self, node: fx.Node) -> list[fx.Node]:
-        return [source for source in node.all_input_nodes if source in self.signals]
-
-    def _others(self, node: fx.Node) -> list[fx.Node]:
-        return [source for source in node.all_input_nodes if source not in self.signals]
 
     def _lower(self, node: fx.Node) -> None:
         sources = self._sources(node)
@@ -158,45 +148,6 @@ class Lowering:
             Kind.CONSTANT: self._constant_like,
         }
         handlers[kind](node, *self._sources(node))
-
-    # What is no signal itself
-
-    def _size(self, node: fx.Node) -> bool:
-        """The size of dimension 0 is the batch size, as it is in the ANN, however many timesteps are folded into it."""
-        asked = asked_size(node)
-        if asked is None or asked[0] not in self.signals or self.signals[asked[0]].loose:
-            return False
-        tensor, dim = asked
-        (dim,) = self.signals[tensor].positive([dim])
-        if dim == 0:
-            node.replace_all_uses_with(self.batch)
-        elif dim < 0:
-            reader = node if tensor in node.all_input_nodes else node.all_input_nodes[0]  # x.shape
-            self._guard_ndim(reader, tensor, 1 - dim)
-        return True
-
-    def _constant(self, node: fx.Node, sources: list[fx.Node]) -> bool:
-        """A tensor that was made as large as the batch (``token.expand(n, -1)``, ``x.new_zeros(n, c)``)."""
-        if sources and not name_of(node).startswith("new_"):
-            return False
-        shape = shape_argument(node) if node.op in ("call_function", "call_method") else ()
-        if not shape or shape[0] is not self.batch:
-            return False
-        guard = self._insert_after(node, timefold.keep_rows, (node, self.batch, describe(node, self.root)))
-        self.signals[guard] = Signal(thermometer=True)
-        return True
-
-    def _entry(self, node: fx.Node, sources: list[fx.Node]) -> bool:
-        """``x[i]`` of an input is an entry of a sequence of inputs; that it is none of the batch shows at run time."""
-        if name_of(node) != "getitem" or not sources or type(node.args[1]) is not int:
-            return False
-        source = sources[0]
-        is_named = name_of(source) == "getitem" and isinstance(source.args[1], str)
-        if source.op != "placeholder" and source.target is not timefold.entry and not is_named:
-            return False
-        node.target = timefold.entry
-        self.signals[node] = Signal(elastic=True)
-        return True
 
     # The neuron
 
@@ -383,60 +334,7 @@ class Lowering:
             **({"ndim": None} if name_of(node) == "stack" else {}),
         )
 
-    def _join_scales(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
-        signals = [self.signals[operand] for operand in operands]
-        if all(signal.scale is None for signal in signals):
-            return None
-        with self.graph.inserting_before(node):
-            parts = ([signal.scale for signal in signals], [signal.channels for signal in signals])
-            return self.graph.call_function(timefold.join_scales, parts)
-
-    def _align(self, node: fx.Node, sources: list[fx.Node], materialise: bool = True) -> list[fx.Node]:
-        """Let ``node`` read ``sources`` at the longest number of timesteps among them; returns what it reads."""
-        if materialise:
-            sources = list(dict.fromkeys(self._materialise(source, node) for source in sources))
-        steps = {self.signals[source].steps for source in sources}
-        if len(sources) == 1 or (len(steps) == 1 and not any(self.signals[source].elastic for source in sources)):
-            return sources
-        with self.graph.inserting_before(node):
-            aligned = self.graph.call_function(timefold.align, (sources, self.batch))
-            results = [self.graph.call_function(operator.getitem, (aligned, index)) for index in range(len(sources))]
-        for source, result in zip(sources, results, strict=True):
-            node.replace_input_with(source, result)
-            self.signals[result] = self.signals[source]
-        return results
-
-    # Thresholds, barriers, guards
-
-    def _materialise(self, source: fx.Node, user: fx.Node) -> fx.Node:
-        """The node that carries ``source`` times its threshold; ``user`` reads that one from now on."""
-        signal = self.signals[source]
-        if signal.scale is None:
-            return source
-        if source not in self.scaled:
-            with self.graph.inserting_after(source):
-                self.scaled[source] = self.graph.call_function(timefold.scale, (source, signal.scale))
-            self.signals[self.scaled[source]] = replace(
-                signal, scale=None, uniform=signal.uniform and signal.scales == 1
-            )
-        user.replace_input_with(source, self.scaled[source])
-        return self.scaled[source]
-
-    def _unscaled(self, source: fx.Node, user: fx.Node) -> fx.Node:
-        """``source`` without a threshold for each channel, which ``user`` would mix; one for all of them stays."""
-        return self._materialise(source, user) if self.signals[source].per_channel else source
-
-    def _decode(self, source: fx.Node, user: fx.Node) -> fx.Node:
-        """The temporal mean of ``source``, which ``user`` reads from now on."""
-        source = self._materialise(source, user)
-        if self.signals[source].loose:
-            return source
-        with self.graph.inserting_before(user):
-            mean = self.graph.call_function(timefold.decode, (source, self.batch))
-        user.replace_input_with(source, mean)
-        signal = self.signals[source]
-        self.signals[mean] = replace(signal, steps=1, elastic=False, thermometer=True, uniform=True)
-        return mean
+    # Operations without a spiking counterpart
 
     def _analog(self, node: fx.Node, reason: str = "it is not linear in its input") -> None:
         """No exact counterpart: refuse, or decode, run the operation once, and go on with one timestep."""
@@ -467,70 +365,6 @@ class Lowering:
             self.signals[rate] = Signal(ready=ready + 2 * neuron.levels, loose=True)
         elif kind_of(node, self.root) is Kind.UNSUPPORTED:
             self.result.analog_nodes.append(describe(node, self.root))
-
-    def _mixes_samples(self, node: fx.Node, sources: list[fx.Node], kind: Kind) -> bool:
-        """Whether the operation works along the batch; where its rank leaves that open, a run-time check is put in."""
-        signal = self.signals[sources[0]]
-        if signal.sequence and name_of(node) == "getitem":
-            return False
-        dims = dims_of(node, self.root)
-        if dims is None or self._moves_batch(node):
-            return True
-        ndims = {self.signals[source].ndim for source in sources} - {None}
-        if len(ndims) > 1 and kind is not Kind.CONCAT:
-            return True  # broadcasting puts the batch of one beside another dimension of the other
-        added = 1 if name_of(node) in ("unsqueeze", "stack") else 0
-        dims = signal.positive(dims, added)
-        needed = max(1 - min(dims, default=0) - added, padded_dims(node, self.root) + 1)
-        for other in self._others(node) if kind in (Kind.SUM, Kind.MAX, Kind.LINEAR) else ():
-            tensor = operator.attrgetter(str(other.target))(self.root) if other.op == "get_attr" else None
-            if isinstance(tensor, Tensor) and tensor.ndim:
-                needed = max(needed, tensor.ndim + (tensor.shape[0] > 1))  # a parameter with a row for each sample
-        if 0 in dims or (signal.ndim is not None and needed > signal.ndim):
-            return True
-        if needed > 1 and signal.ndim is None:
-            self._guard_ndim(node, sources[0], needed)
-        return False
-
-    def _moves_batch(self, node: fx.Node) -> bool:
-        """Whether a reshaping surely, or for all that is known here, merges dimension 0 with others."""
-        name, shape = name_of(node), shape_argument(node)
-        if name in ("repeat", "tile"):
-            return shape[:1] != (1,)
-        if name not in ("view", "reshape", "expand") or not shape:
-            return False
-        if isinstance(shape[0], int) and shape[0] >= 0:
-            return True  # a literal batch size
-        if shape[0] == -1:  # that rows stay rows is seen at run time; so it is only taken for granted in a flatten
-            return self.analog and name != "expand" and len(shape) != 2
-        pending = [shape[0]] if isinstance(shape[0], fx.Node) and shape[0] is not self.batch else []
-        while pending:
-            source = pending.pop()
-            if source is self.batch:
-                return True
-            pending += [n for n in source.all_input_nodes if n not in self.signals]
-        return False
-
-    def _guard_ndim(self, node: fx.Node, source: fx.Node, needed: int) -> None:
-        """Let ``node`` read ``source`` after a check that it has ``needed`` dimensions."""
-        with self.graph.inserting_before(node):
-            guard = self.graph.call_function(timefold.need_ndim, (source, needed, describe(node, self.root)))
-        node.replace_input_with(source, guard)
-        if source in self.signals:
-            self.signals[guard] = self.signals[source]
-
-    # The graph
-
-    def _insert_after(self, node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
-        """Call ``function`` right after ``node``; whoever read ``node`` reads its result instead."""
-        with self.graph.inserting_after(node):
-            inserted = self.graph.call_function(function, args)
-        node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
-        return inserted
-
-    def _bypass(self, node: fx.Node, source: fx.Node) -> None:
-        node.replace_all_uses_with(source)
-        self.graph.erase_node(node)
 
 
 def _unlike(name: str, taken: set[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import linecache
 from collections.abc import Callable, Iterator
@@ -154,6 +155,16 @@ class SpikingNetwork(nn.Module):
         if value not in STEP_MODES:
             raise InvalidArgumentError(f"step_mode={value!r} is unknown; choose one of {list(STEP_MODES)}")
         self._step_mode = value
+
+    @contextlib.contextmanager
+    def configured(self, *, execution: str | None = None, step_mode: str | None = None) -> Iterator[None]:
+        """Within the context the network has these settings; afterwards those that it had."""
+        before = self.execution, self.step_mode
+        try:
+            self.execution, self.step_mode = execution or before[0], step_mode or before[1]
+            yield
+        finally:
+            self.execution, self.step_mode = before
 
     @property
     def graph(self) -> fx.Graph:

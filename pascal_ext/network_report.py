@@ -58,12 +58,13 @@ def network_report(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any
 def _score(snn: SpikingNetwork, dataloader: Iterable[Any]) -> tuple[int, int]:
     """(right predictions, samples with a class label)."""
     right = labelled = 0
-    for args, kwargs, target in batches(dataloader, device_of(snn)):
-        answer = snn(*args, **kwargs)
-        answers = isinstance(answer, torch.Tensor) and answer.ndim == 2
-        if answers and isinstance(target, torch.Tensor) and target.ndim == 1:
-            right += int((answer.argmax(1) == target).sum())
-            labelled += len(target)
+    with snn.configured(step_mode="s"):
+        for args, kwargs, target in batches(dataloader, device_of(snn)):
+            answer = snn(*args, **kwargs)
+            answers = isinstance(answer, torch.Tensor) and answer.ndim == 2
+            if answers and isinstance(target, torch.Tensor) and target.ndim == 1:
+                right += int((answer.argmax(1) == target).sum())
+                labelled += len(target)
     return right, labelled
 
 

@@ -16,16 +16,14 @@ from pascal_ext.network import SpikingNetwork
 @contextmanager
 def _observed(network: SpikingNetwork, observe: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call ``observe(name, spikes)`` on each layer's train, [levels, N, ...], for the length of the block."""
-    execution = network.execution
-    network.execution = "spikes"
     handles = [
         neuron.register_forward_hook(lambda module, args, output, name=name: observe(name, output))
         for name, neuron in network.neurons.items()
     ]
     try:
-        yield
+        with network.configured(execution="spikes", step_mode="s"):
+            yield
     finally:
-        network.execution = execution
         for handle in handles:
             handle.remove()
 
@@ -35,7 +33,7 @@ def mean_spikes(network: SpikingNetwork, dataloader: Iterable[Any]) -> dict[str,
     """Layer name -> spikes that a neuron of the layer emits for one sample, on average; between 0 and its levels.
 
     Args:
-        network: a converted network; it is run in "spikes" execution, and left in the one it was in.
+        network: a converted network; it is run in "spikes" execution and single-step mode, and left as it was.
         dataloader: see :func:`pascal_ext.data.batches`.
     """
     spikes: dict[str, float] = dict.fromkeys(network.neurons, 0.0)
@@ -56,7 +54,7 @@ def spike_trains(network: SpikingNetwork, *args: Any, neurons: int = 24, **kwarg
     """Layer name -> the train, [levels][neurons] of 0 and 1, of the first sample of ``args`` in every layer.
 
     Args:
-        network: a converted network; it is run in "spikes" execution, and left in the one it was in.
+        network: a converted network; it is run in "spikes" execution and single-step mode, and left as it was.
         args, kwargs: what the network is called with.
         neurons: at most how many neurons of each layer are kept: evenly spaced over the flattened layer.
     """

@@ -139,21 +139,17 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     tallies = {name: _Tally() for name in snn.neurons}
     samples = predictions = changed = 0
     largest = 0.0
-    step_mode, snn.step_mode = snn.step_mode, "s"
     snn.reset()
-    try:
-        with _counts(twin, snn) as (theirs, ours), torch.no_grad():
-            for args, kwargs, _ in batches(dataloader, device_of(ann), "verify" if progress else None):
-                expected, found = twin(*args, **kwargs), snn(*args, **kwargs)
-                for name, tally in tallies.items():
-                    tally.add(ours[name], theirs[name])
-                samples += _batch_size(expected)
-                predictions += _differing(expected, found)
-                largest = max(largest, _largest_difference(expected, found))
-                if has_relu:
-                    changed += _differing(original(*args, **kwargs), expected)
-    finally:
-        snn.step_mode = step_mode
+    with snn.configured(step_mode="s"), _counts(twin, snn) as (theirs, ours), torch.no_grad():
+        for args, kwargs, _ in batches(dataloader, device_of(ann), "verify" if progress else None):
+            expected, found = twin(*args, **kwargs), snn(*args, **kwargs)
+            for name, tally in tallies.items():
+                tally.add(ours[name], theirs[name])
+            samples += _batch_size(expected)
+            predictions += _differing(expected, found)
+            largest = max(largest, _largest_difference(expected, found))
+            if has_relu:
+                changed += _differing(original(*args, **kwargs), expected)
     layers = {
         name: LayerReport(name, levels, t.counts, t.mismatched, t.max_difference, t.spikes / max(t.counts * levels, 1))
         for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)

@@ -38,3 +38,11 @@ def test_trains_come_first_and_leave_the_network_alone() -> None:
         assert bool((steps.diff(dim=0) <= 0).all())
     assert snn.execution == "counts"
     assert all(not neuron._forward_hooks for neuron in snn.neurons.values())
+
+
+def test_a_network_for_sequences_is_left_as_it_was() -> None:
+    snn, data = network()
+    expected = mean_spikes(snn, data)
+    snn.step_mode = "m"
+    assert mean_spikes(snn, data) == expected
+    assert snn.step_mode == "m"
