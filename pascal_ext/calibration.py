@@ -26,40 +26,49 @@ CANDIDATES = 256  # thresholds tried by "mse", evenly spaced up to the largest a
 class Histogram:
     """Histograms of non-negative values, one for each channel or one for all, built in a single pass.
 
-    The range starts at the first batch's maximum and doubles when a value exceeds it: neighbouring bins are merged, so no
-    sample has to be seen twice and at least half of the bins are in use.
+    Each range starts at the first batch's maximum and doubles when a value exceeds it: neighbouring bins are merged, so
+    no sample has to be seen twice and at least half of the bins are in use.
+
+    Attributes:
+        counts: [C, bins], float64; C = 1 for the whole layer. None before the first update.
+        upper: [C], where the ranges end; 0 as long as all values are zero.
     """
+
+    counts: Tensor | None
+    upper: Tensor
 
     def __init__(self, bins: int = BINS) -> None:
         self.bins = bins
-        self.counts: Tensor | None = None  # [C, bins], float64; C = 1 for the whole layer
-        self.upper = 0.0
+        self.counts = None
+        self.upper = torch.zeros(0)
 
     def update(self, values: Tensor) -> None:
         """Add ``values``, [C, n], all finite and >= 0."""
-        largest = float(values.max())
+        largest = values.amax(1).double()
         if self.counts is None:
             self.counts = torch.zeros(values.shape[0], self.bins, dtype=torch.float64, device=values.device)
-        if self.upper == 0.0 and largest > 0.0:
-            self.counts[:, 0] = self.counts.sum(1)  # only zeros so far
             self.upper = largest
-        while largest > self.upper:
+        self.upper = torch.where(self.upper == 0, largest, self.upper)  # only zeros so far, which are in the first bin
+        while (grows := largest > self.upper).any():
             merged = self.counts.unflatten(1, (self.bins // 2, 2)).sum(2)
-            self.counts = torch.cat([merged, torch.zeros_like(merged)], 1)
-            self.upper *= 2
-        if self.upper == 0.0:
-            self.counts[:, 0] += values.shape[1]
-            return
-        index = (values * (self.bins / self.upper)).long().clamp_(max=self.bins - 1)
+            doubled = torch.cat([merged, torch.zeros_like(merged)], 1)
+            self.counts = torch.where(grows.unsqueeze(1), doubled, self.counts)
+            self.upper = torch.where(grows, 2 * self.upper, self.upper)
+        upper = self.upper.to(values.dtype).clamp_min(torch.finfo(values.dtype).tiny).unsqueeze(1)
+        index = (values / upper).mul_(self.bins).long().clamp_(max=self.bins - 1)
         offset = torch.arange(values.shape[0], device=values.device).unsqueeze(1) * self.bins
         flat = torch.bincount((index + offset).flatten(), minlength=self.counts.numel())
         self.counts += flat.view_as(self.counts)
 
     @property
+    def widths(self) -> Tensor:
+        """The width of the bins of each range, [C] float64."""
+        return self.upper / self.bins
+
+    @property
     def centres(self) -> Tensor:
-        """The middle of each bin, [bins]."""
-        width = self.upper / self.bins
-        return (torch.arange(self.bins, dtype=torch.float64) + 0.5) * width
+        """The middle of each bin, [C, bins] float64."""
+        return torch.outer(self.widths, torch.arange(self.bins, device=self.upper.device) + 0.5)
 
 
 def calibrate(
@@ -134,12 +143,12 @@ def collect(
 
     def observe(name: str, layer: QCFS, z: Tensor) -> Tensor:
         out = z.clamp(0.0, None if math.isinf(layer.ceiling) else layer.ceiling)
-        values = out.detach().transpose(0, 1).flatten(1) if per_channel else out.detach().reshape(1, -1)
+        values = (out.detach().transpose(0, 1).flatten(1) if per_channel else out.detach().reshape(1, -1)).float()
         if not bool(values.isfinite().all()):
             raise CalibrationError(
                 f"layer {name!r} has activations that are not finite; look for NaN or Inf in the data or the weights"
             )
-        histograms[name].update(values.float())
+        histograms[name].update(values)
         return out
 
     with instead_of_quantising(model, layers, observe), torch.no_grad():
@@ -172,11 +181,9 @@ def instead_of_quantising(model: nn.Module, layers: dict[str, QCFS], observe: An
 def _thresholds(histogram: Histogram, layer: QCFS, method: str, percentile: float) -> Tensor:
     """λ for each row of the histogram, [C] float64; 0 where all values are zero."""
     assert histogram.counts is not None
-    counts, centres = histogram.counts.cpu(), histogram.centres
-    width = histogram.upper / histogram.bins
+    counts, centres, width = histogram.counts.cpu(), histogram.centres.cpu(), histogram.widths.cpu()
     occupied = counts > 0
     last = (occupied * torch.arange(1, histogram.bins + 1)).amax(1)  # 1-based index of the highest bin in use
-    dead = (counts[:, 1:].sum(1) == 0) & (last <= 1)
     largest = last * width
     if method == "max":
         threshold = largest
@@ -185,7 +192,7 @@ def _thresholds(histogram: Histogram, layer: QCFS, method: str, percentile: floa
         threshold = (reached.long().argmax(1) + 1) * width
     else:
         threshold = least_squares(counts, centres, largest, layer.levels)
-    return torch.where(dead, 0.0, threshold.double())
+    return torch.where(largest > 0, threshold.double(), 0.0)
 
 
 def least_squares(counts: Tensor, centres: Tensor, largest: Tensor, levels: int) -> Tensor:
@@ -193,7 +200,7 @@ def least_squares(counts: Tensor, centres: Tensor, largest: Tensor, levels: int)
 
     Args:
         counts: [C, bins], how often each activation occurs.
-        centres: [bins], the activations.
+        centres: [C, bins], the activations.
         largest: [C], the largest activation; candidates are ``CANDIDATES`` fractions of it.
         levels: L.
 
