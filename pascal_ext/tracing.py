@@ -83,7 +83,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
     Raises:
         TracingError: ``forward`` has control flow that depends on tensor values, or does something else that symbolic
-            tracing cannot follow.
+            tracing cannot follow; or a layer has a name that a graph needs itself.
     """
     source = model
     tracer = _Tracer()
@@ -97,6 +97,11 @@ def trace(model: nn.Module) -> fx.GraphModule:
             "not depend on tensor values; move such code out of the model, or into a module that is converted apart."
         ) from error
     _keep_source_lines(source, graph)
+    clashes = [name for name in (*model._modules, *model._parameters, *model._buffers) if hasattr(fx.GraphModule, name)]
+    if clashes:
+        raise TracingError(
+            f"the model has layers or parameters named {clashes}, which its graph needs itself; rename them"
+        )
     traced = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
     traced.eval()
     _remove_fixed_parameters(graph, fixed)

@@ -292,6 +292,11 @@ def test_models_that_cannot_be_copied() -> None:
         trace(model)
 
 
+def test_names_that_graphs_need() -> None:
+    with pytest.raises(TracingError, match=r"\['graph', 'code'\].*rename"):
+        trace(Net(lambda m, x: m.graph(m.code(x)), graph=nn.ReLU(), code=nn.ReLU()))
+
+
 def test_item_assignment_is_refused() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         x[:, 0] = 0
