@@ -72,7 +72,7 @@ def convert(
     qcfs: QcfsOption = None,
     levels: Annotated[
         str | None,
-        typer.Option(help="Levels of every layer, the JSON file of a plan, or auto. [default: 8, or learnt]"),
+        typer.Option(help="Levels of every layer, or the JSON file of a plan. [default: 8, or learnt]"),
     ] = None,
     on_unsupported: Annotated[str, typer.Option(help="raise, or analog: run such operations as in the ANN.")] = "raise",
     execution: ExecutionOption = "spikes",
@@ -97,33 +97,6 @@ def convert(
     )
     for node in snn.analog_nodes:
         console.print(f"  runs as in the ANN: {node}", markup=False)
-
-
-@app.command()
-def allocate(
-    model: ModelArgument,
-    data: Annotated[str, typer.Option(help="See convert.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the plan, .json.")],
-    weights: WeightsOption = None,
-    qcfs: QcfsOption = None,
-    strategy: Annotated[str, typer.Option(help="sensitivity, or al: the paper's metric.")] = "sensitivity",
-    batch_size: BatchSizeOption = 64,
-    limit: LimitOption = None,
-    image_size: ImageSizeOption = None,
-    mean: MeanOption = "",
-    std: StdOption = "",
-) -> None:
-    """Choose the levels of each layer of MODEL and write the plan, for convert --levels."""
-    import pascal_ext
-
-    plan = pascal_ext.allocate(
-        _model(model, weights, qcfs), _data(data, batch_size, limit, image_size, mean, std), strategy=strategy
-    )
-    plan.to_json(output)
-    console = Console()
-    for name, layer_levels in plan.items():
-        console.print(f"{layer_levels:4d}  {name}  {plan.reasons.get(name, '')}", markup=False, highlight=False)
-    console.print(f"{output}: {plan.mean_levels:.3g} levels on average")
 
 
 @app.command()

@@ -20,7 +20,7 @@ from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, tr
 
 DEFAULT_LEVELS = 8
 
-Levels = int | Mapping[str, int] | LevelPlan | str
+Levels = int | Mapping[str, int] | LevelPlan
 
 
 def convert(
@@ -46,9 +46,8 @@ def convert(
         model: any module that ``torch.fx`` can trace. It is never changed.
         dataloader: batches for calibration; needed where the model has ReLU-like activations.
         levels: levels of the ReLU-like activations: one number for all (8 where nothing is said), a mapping from layer
-            name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers,
-            or ``"auto"`` to let :func:`pascal_ext.allocate` choose. Learnt QCFS layers keep their own: they may be
-            named, but only with the levels they have.
+            name to levels (8 for layers it does not name), or a :class:`~pascal_ext.LevelPlan` for exactly these
+            layers. Learnt QCFS layers keep their own: they may be named, but only with the levels they have.
         execution: ``"spikes"`` or ``"counts"``; can be changed later (:attr:`SpikingNetwork.execution`).
         backend: see :func:`pascal_ext.functional.pasc_if`.
         on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
@@ -97,10 +96,6 @@ def _quantise(
             f"the model has ReLU-like activations {list(plain)}, whose thresholds must be calibrated: pass a "
             "dataloader (or replace them first: pascal_ext.replace_activations, calibrate, fine-tune)"
         )
-    if levels == "auto" and plain:
-        from pascal_ext.allocation import allocate  # allocation is built on what stands above in this package
-
-        levels = allocate(traced, dataloader, progress=progress)
     plan = _plan(learnt, list(plain), levels)
     if not plain:
         return traced
@@ -118,10 +113,10 @@ def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) ->
         PlanError: ``levels`` names unknown layers, contradicts a learnt one, or is no plan at all.
     """
     names = [*learnt, *plain]
-    if levels is None or levels == "auto":
+    if levels is None:
         wanted: dict[str, int] = {}
     elif isinstance(levels, str):
-        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping, a LevelPlan or 'auto'")
+        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping or a LevelPlan")
     elif isinstance(levels, LevelPlan):
         levels.check_layers(names)
         wanted = dict(levels)

@@ -99,10 +99,8 @@ def _read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def parse_levels(text: str) -> int | str | LevelPlan:
-    """``"8"`` -> 8; ``"auto"`` -> "auto"; anything else is the file of a :class:`LevelPlan`."""
-    if text == "auto":
-        return text
+def parse_levels(text: str) -> int | LevelPlan:
+    """``"8"`` -> 8; anything else is the file of a :class:`LevelPlan`."""
     if text.lstrip("+-").isdigit():
         return int(text)
     return LevelPlan.from_json(Path(text))

@@ -106,24 +106,6 @@ def test_a_trained_qcfs_model_with_a_plan(project: Path) -> None:
         assert pascal_ext.load("snn.safetensors").plan == plan
 
 
-def test_a_plan_is_written_for_convert(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = LevelPlan({"1": 2, "3": 4}, {"1": "because"})
-    asked: dict[str, object] = {}
-
-    def allocate(model: nn.Module, dataloader: object, **options: object) -> LevelPlan:
-        asked.update(options, batches=len(list(dataloader)))  # type: ignore[call-overload]
-        return plan
-
-    monkeypatch.setattr(pascal_ext, "allocate", allocate, raising=False)
-    arguments = ("--data", "its_own:data", "--strategy", "al", "--output", "plan.json")
-    assert run("allocate", "its_own:model", *arguments) == 0
-    assert asked == {"strategy": "al", "batches": 2}
-    assert LevelPlan.from_json("plan.json") == plan
-    arguments = ("--data", "its_own:data", "--levels", "plan.json", "--output", "snn.safetensors")
-    assert run("convert", "its_own:model", *arguments) == 0
-    assert pascal_ext.load("snn.safetensors").plan == plan
-
-
 def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvision: object) -> None:
     from PIL import Image
     from torchvision import datasets, transforms
@@ -188,4 +170,4 @@ def test_reports_need_what_they_compare_with(project: Path, capsys: pytest.Captu
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("demo", "convert", "allocate", "verify", "report"))
+    assert all(command in shown for command in ("demo", "convert", "verify", "report"))

@@ -1,4 +1,4 @@
-"""Fine-tuning: the recipe, positive thresholds, resuming, plans, reallocation and the row that is written."""
+"""Fine-tuning: the recipe, positive thresholds, resuming, plans and the row that is written."""
 
 from __future__ import annotations
 
@@ -48,9 +48,6 @@ def run(tiny: str, weights: str) -> train.Run:
         batch_size=16,
         seed=0,
         recipe=Recipe(),
-        reallocate_at=None,
-        strategy="al",
-        mean_levels=3.0,
     )
 
 
@@ -223,32 +220,6 @@ def test_from_scratch(run: train.Run, tree: Path, tmp_path: Path) -> None:
     assert all(math.isclose(threshold, train.FIRST_THRESHOLD, rel_tol=0.5) for threshold in thresholds)
     with pytest.raises(InvalidArgumentError, match="distillation needs the ReLU network's weights"):
         train.train(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "kl", **QUIET)
-
-
-def test_levels_are_reallocated_once_and_kept_on_resuming(
-    run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def allocate(model: nn.Module, loader: Any, **options: Any) -> pascal_ext.LevelPlan:
-        calls.append(options)
-        assert next(iter(loader))[0].is_floating_point()
-        return pascal_ext.LevelPlan.uniform(qcfs_layers(model), 4).updated({"relu": 2, "layer1.0.relu1": 8})
-
-    monkeypatch.setattr(pascal_ext, "allocate", allocate, raising=False)
-    run = dataclasses.replace(run, epochs=3, reallocate_at=1, strategy="sensitivity", mean_levels=4.5)
-    whole = trained(run, tree, tmp_path / "whole")
-    assert [(options["strategy"], options["mean_levels"]) for options in calls] == [("sensitivity", 4.5)]
-    levels = {name: layer.levels for name, layer in qcfs_layers(whole).items()}
-    assert levels == {**dict.fromkeys(levels, 4), "relu": 2, "layer1.0.relu1": 8}
-    assert pascal_ext.LevelPlan.from_json(tmp_path / "whole" / "reallocated.json") == levels
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(2))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.train(run, tree, tmp_path / "cut", **QUIET)
-    assert same(trained(run, tree, tmp_path / "cut"), whole)
-    assert len(calls) == 2
 
 
 def test_the_result_converts_exactly(run: train.Run, tree: Path, tmp_path: Path) -> None:
