@@ -23,6 +23,8 @@ from pascal_ext.wires import Wires
 class BatchDimension(Wires):
     """What a conversion has to know about dimension 0."""
 
+    analog: bool  # whether operations without a spiking counterpart are decoded, instead of refused
+
     def _size(self, node: fx.Node) -> bool:
         """The size of dimension 0 is the batch size, as it is in the ANN, however many timesteps are folded into it."""
         asked = asked_size(node)

@@ -115,8 +115,6 @@ def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) ->
     names = [*learnt, *plain]
     if levels is None:
         wanted: dict[str, int] = {}
-    elif isinstance(levels, str):
-        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping or a LevelPlan")
     elif isinstance(levels, LevelPlan):
         levels.check_layers(names)
         wanted = dict(levels)
