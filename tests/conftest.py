@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -38,6 +39,14 @@ def reproducible() -> Iterator[None]:
 def torchvision() -> ModuleType:
     """torchvision, also where its wheel was compiled for CUDA and torch is CPU-only."""
     return torchvision_cpu.load()
+
+
+def pytest_configure() -> None:
+    """Import torchvision here, too: pytest-xdist's controller imports the module of every warning that a worker sends
+    it, and Lightning's come with torchvision.
+    """
+    with contextlib.suppress(ImportError):  # not in every environment
+        torchvision_cpu.load()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -139,7 +139,6 @@ def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvisi
         (("its_own:model", "--data", "empty"), "no images in 'empty'"),
         (("its_own:model", "--data", "empty", "--mean", "a,b"), "--mean must be numbers"),
         (("its_own:model",), "pass a dataloader"),
-        (("its_own:model", "--qcfs", "auto"), "a trained QCFS model has its levels"),
         (("its_own:model", "--data", "its_own:data", "--levels", "0"), "levels must be at least 1"),
         (("its_own:model", "--data", "its_own:data", "--levels", "missing.json"), "cannot read the plan"),
     ],

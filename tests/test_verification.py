@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -213,6 +214,38 @@ def test_regression_has_no_predictions(data: list[Any]) -> None:
     assert report.exact
     assert report.samples == 10
     assert report.mismatched_predictions == 0
+
+
+def test_classes_that_the_ann_itself_cannot_tell_apart_are_one_answer(data: list[Any]) -> None:
+    """Twin logits that the spiking network rounds differently; a gap that no rounding explains still counts."""
+    head = nn.Linear(4, 2).double()
+    with torch.no_grad():
+        head.weight[1], head.bias[1] = head.weight[0], head.bias[0]
+    model = Net(lambda m, x: m.head(relu(m.a(x)).mean((2, 3))), a=nn.Conv2d(3, 4, 1), head=head).double()
+    qcfs = quantised(model, (torch.randn(4, 3, 6, 6, dtype=torch.float64),))
+    for gap, wrong in ((1e-15, 0), (1e-9, 10)):
+        snn = convert(qcfs)
+        with torch.no_grad():
+            snn.get_submodule("head").bias[1] += gap
+        assert verify(qcfs, snn, data, progress=False).mismatched_predictions == 0  # the ANN is at a tie
+        assert verify(snn_head(qcfs, gap), convert(qcfs), data, progress=False).mismatched_predictions == wrong
+
+
+def snn_head(qcfs: nn.Module, gap: float) -> nn.Module:
+    """``qcfs`` with its second logit raised by ``gap``."""
+    raised = copy.deepcopy(qcfs)
+    with torch.no_grad():
+        raised.get_submodule("head").bias[1] += gap
+    return raised
+
+
+def test_nan_is_not_agreement(pair: tuple[nn.Module, SpikingNetwork], data: list[Any]) -> None:
+    qcfs, snn = pair
+    with torch.no_grad():
+        snn.get_submodule("head").weight.fill_(torch.nan)
+    report = verify(qcfs, snn, data, progress=False)
+    assert report.mismatched_predictions == 10
+    assert report.max_abs_error == math.inf
 
 
 def test_progress(pair: tuple[nn.Module, SpikingNetwork], data: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
