@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. A module imports from lower layers, and from its own as long as there is no circle.
 LAYERS = (
     {"errors", "plan", "extras"},
-    {"data", "image_tree", "ops"},
+    {"data", "distributed", "histogram", "image_tree", "ops"},
     {"functional"},
     {"neuron", "qcfs"},
-    {"allocation", "calibration", "tracing"},
+    {"allocation", "calibration", "correction", "lockstep", "tracing"},
     {
         "batch_dimension",
         "conversion",

@@ -1,0 +1,118 @@
+"""Histograms of activations, and the thresholds that they ask for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pascal_ext import distributed
+
+BINS = 4096
+CANDIDATES = 256  # thresholds tried by "mse", evenly spaced up to the largest activation
+
+
+class Histogram:
+    """Histograms of non-negative values, one for each channel or one for all, built in a single pass.
+
+    Each range is a power of two that doubles when a value exceeds it: neighbouring bins are merged, so no sample has to
+    be seen twice, at least half of the bins are in use, and neither the order of the data nor how it is shared among
+    processes changes what comes out.
+
+    Attributes:
+        counts: [C, bins], float64; C = 1 for the whole layer. None before the first update.
+        upper: [C] float64, where the ranges end; 0 as long as all values are zero.
+        largest: [C] float64, the largest value.
+    """
+
+    counts: Tensor | None
+    upper: Tensor
+    largest: Tensor
+
+    def __init__(self, bins: int = BINS) -> None:
+        self.bins = bins
+        self.counts = None
+        self.upper = self.largest = torch.zeros(0)
+
+    def update(self, values: Tensor) -> None:
+        """Add ``values``, [C, n], all finite and >= 0."""
+        if self.counts is None:
+            self.counts = torch.zeros(values.shape[0], self.bins, dtype=torch.float64, device=values.device)
+            self.upper = self.largest = self.counts.new_zeros(values.shape[0])
+        self._widen(values.amax(1).double())
+        upper = self.upper.to(values.dtype).clamp_min(torch.finfo(values.dtype).tiny).unsqueeze(1)
+        index = (values / upper).mul_(self.bins).long().clamp_(max=self.bins - 1)
+        offset = torch.arange(values.shape[0], device=values.device).unsqueeze(1) * self.bins
+        flat = torch.bincount((index + offset).flatten(), minlength=self.counts.numel())
+        self.counts += flat.view_as(self.counts)
+
+    def reduce(self) -> None:
+        """Add up the histograms of all processes."""
+        assert self.counts is not None
+        self._widen(distributed.largest(self.largest))
+        self.counts = distributed.total(self.counts)
+
+    def _widen(self, largest: Tensor) -> None:
+        """Let each range hold its value in ``largest``, [C]."""
+        assert self.counts is not None
+        self.largest = torch.maximum(self.largest, largest)
+        mantissa, exponent = torch.frexp(self.largest)
+        needed = torch.ldexp(torch.ones_like(mantissa), exponent - (mantissa == 0.5).int())
+        needed = torch.where(self.largest > 0, needed, 0.0)
+        self.upper = torch.where(self.upper == 0, needed, self.upper)  # only zeros so far, which are in the first bin
+        while (grows := needed > self.upper).any():
+            merged = self.counts.unflatten(1, (self.bins // 2, 2)).sum(2)
+            doubled = torch.cat([merged, torch.zeros_like(merged)], 1)
+            self.counts = torch.where(grows.unsqueeze(1), doubled, self.counts)
+            self.upper = torch.where(grows, 2 * self.upper, self.upper)
+
+    @property
+    def centres(self) -> Tensor:
+        """The middle of each bin, [C, bins] float64."""
+        return torch.outer(self.upper / self.bins, torch.arange(self.bins, device=self.upper.device) + 0.5)
+
+    def whole_layer(self) -> Histogram:
+        """The histogram of all channels together, [1, bins]."""
+        assert self.counts is not None
+        whole = Histogram(self.bins)
+        whole.counts, whole.upper, whole.largest = self.counts, self.upper, self.largest
+        whole._widen(self.largest.max().expand_as(self.largest))
+        whole.counts = whole.counts.sum(0, keepdim=True)
+        whole.upper, whole.largest = whole.upper[:1], whole.largest[:1]
+        return whole
+
+    def threshold(self, levels: int, method: str = "mse", percentile: float = 99.9) -> Tensor:
+        """λ of each channel, [C] float64 on the CPU; 0 where all values are zero; see :func:`pascal_ext.calibrate`."""
+        assert self.counts is not None
+        counts, largest = self.counts.cpu(), self.largest.cpu()
+        if method == "max":
+            return largest
+        if method == "percentile":
+            reached = counts.cumsum(1) >= (percentile / 100) * counts.sum(1, keepdim=True)
+            edge = (reached.long().argmax(1) + 1) * (self.upper.cpu() / self.bins)
+            return torch.minimum(edge, largest)
+        return least_squares(counts, self.centres.cpu(), largest, levels)
+
+
+def least_squares(counts: Tensor, centres: Tensor, largest: Tensor, levels: int) -> Tensor:
+    r"""The λ of least squared error :math:`\sum_a (a - \mathrm{QCFS}_\lambda(a))^2` for each row of a histogram.
+
+    Args:
+        counts: [C, bins], how often each activation occurs.
+        centres: [C, bins], the activations.
+        largest: [C], the largest activation; candidates are ``CANDIDATES`` fractions of it.
+        levels: L.
+
+    Returns:
+        [C], the best candidate; 0 where the largest activation is.
+    """
+    best = largest.clone().double()
+    least = torch.full_like(best, math.inf)
+    for step in range(1, CANDIDATES + 1):
+        threshold = (largest.double() * (step / CANDIDATES)).clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(1)
+        quantised = (centres * levels / threshold + 0.5).floor().clamp(0, levels) * (threshold / levels)
+        error = (counts * (centres - quantised).square()).sum(1)
+        better = error < least
+        least, best = torch.where(better, error, least), torch.where(better, threshold.squeeze(1), best)
+    return torch.where(largest > 0, best, 0.0)
