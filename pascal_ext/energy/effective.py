@@ -12,7 +12,12 @@ from torch.nn.modules.conv import _ConvNd
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
+from pascal_ext.operations import name_of
 from pascal_ext.plan import check_levels
+
+_WEIGHTED = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm einsum".split()
+)
 
 LevelsOrFanIn = Mapping[str, float] | Sequence[float]
 
@@ -105,7 +110,7 @@ def _synapses(network: SpikingNetwork, sources: Iterable[fx.Node]) -> float | No
             total += count
         elif isinstance(module, PascIF) or node.op == "placeholder":
             total += 1
-        elif any(source.op == "get_attr" for source in node.all_input_nodes):
+        elif node.op != "call_module" and name_of(node) in _WEIGHTED:
             return None
         else:
             pending += node.all_input_nodes

@@ -152,8 +152,8 @@ class SynapseCounter(TorchDispatchMode):
             self._product(packet.__name__, args[1], args[2])
         elif packet.__name__ in _OPAQUE:
             raise UnsupportedOperationError(
-                f"{packet.__name__} in {self._frames[-1][0] or 'the network'!r} runs all timesteps of a recurrent layer "
-                "at once, so its operations cannot be counted"
+                f"{self._frames[-1][0] or 'the network'!r} calls {packet.__name__}, which runs all timesteps of a "
+                "recurrent layer at once, so its operations cannot be counted"
             )
         return out
 
