@@ -83,6 +83,20 @@ def test_fan_ins_of_a_network() -> None:
     assert network_effective_timesteps(snn) == effective_timesteps(snn.plan, expected)
 
 
+def test_fan_ins_do_not_need_a_conversion() -> None:
+    ann = Block().eval()
+    qcfs = pascal_ext.replace_activations(ann, levels=4)
+    snn = pascal_ext.convert(qcfs)
+    assert fan_ins(ann) == fan_ins(qcfs) == fan_ins(snn)
+    assert network_effective_timesteps(qcfs) == network_effective_timesteps(snn)
+    plan = snn.plan.updated({"second": 1})
+    assert network_effective_timesteps(ann, plan) == effective_timesteps(plan, fan_ins(snn))
+    with pytest.raises(InvalidArgumentError, match="pass levels"):
+        network_effective_timesteps(ann)
+    with pytest.raises(PlanError, match="not of the same layers"):
+        network_effective_timesteps(ann, {"first": 4})
+
+
 def test_fan_ins_that_nobody_knows() -> None:
     weight = nn.Parameter(torch.randn(4, 3))
     network = Net(lambda self, x: self.relu(F.linear(x, self.weight)), weight=weight, relu=nn.ReLU())

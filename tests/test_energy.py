@@ -125,6 +125,11 @@ def test_the_features_of_a_single_sample_are_no_amplitudes() -> None:
     assert measure(nn.Linear(5, 2), [x], timesteps=3, progress=False).macs == 30
 
 
+def test_sparse_analog_features_are_no_amplitudes() -> None:
+    x = torch.rand(3, 30) * torch.eye(3).repeat(1, 10)  # each feature of one sample only
+    assert measure(nn.Linear(30, 2), [x], progress=False).macs == 60
+
+
 class Integrator(nn.Module):
     """Integrate and fire with a soft reset; what a call gives depends on the calls before."""
 

@@ -130,6 +130,14 @@ class EnergyReport:
             for layer in self.layers.values()
         ]
         lines.append(_line(width, "total", "", self.firing_rate, self))
+        if self.neurons:
+            width = max([7, *map(len, self.neurons)])
+            lines.append(f"{'neurons':<{width}}  window  levels  latency  firing rate  updates")
+            lines += [
+                f"{row.name:<{width}}  {row.window:>6}  {row.levels:>6}  {row.latency:>7}  {row.firing_rate:>11.4f}  "
+                f"{row.updates:>7,}"
+                for row in self.neurons.values()
+            ]
         told = [f"per sample, mean over {self.samples:,}; {self.timesteps:.4g} timesteps, latency {self.latency}"]
         if self.effective_timesteps is not None:
             told.append(f"T_eff {self.effective_timesteps:.4g}")
