@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pascal_ext
-from pascal_ext.energy import effective_timesteps, energy_ratio, network_effective_timesteps
-from pascal_ext.energy.effective import fan_ins
+from pascal_ext.energy import effective_timesteps, energy_ratio, fan_ins, network_effective_timesteps
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from tests.networks import Net
 

@@ -46,7 +46,8 @@ def measure(
         timesteps: T, how often a spiking network of single steps is called; None for a network whose one call is a
             complete presentation.
         reset: sets the state of all neurons to its beginning, called before each batch with the network; by default,
-            ``reset()`` of each module that has it.
+            ``reset()`` of each module that has it, as SpikingJelly's neurons do (snnTorch's want
+            ``snntorch.utils.reset``).
         energies: of one operation.
         progress: show a progress bar.
 

@@ -83,6 +83,9 @@ class Tally:
         high, low = x.amax(1), x.amin(1)
         here = torch.where(high > 0, high, low)
         known = here if self._amplitudes is None else self._amplitudes
+        if known.shape != here.shape:  # no channels, but a product whose sizes vary with the batch's
+            self._uniform = self._equal = False
+            return
         amplitudes = torch.where(known == 0, here, known)
         self._amplitudes = amplitudes
         active = amplitudes[amplitudes != 0]
