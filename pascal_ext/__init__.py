@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pascal_ext import adapters, errors, functional
+    from pascal_ext import adapters, energy, errors, functional
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
     from pascal_ext.calibration import calibrate
     from pascal_ext.conversion import convert
@@ -31,6 +31,7 @@ __all__ = [
     "adapters",
     "calibrate",
     "convert",
+    "energy",
     "errors",
     "functional",
     "load",

@@ -11,8 +11,8 @@ import pytest
 import pascal_ext
 
 PUBLIC = {
-    "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "calibrate", "convert", "errors", "functional", "load",
-    "register", "replace_activations", "save", "unregister", "verify",
+    "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "calibrate", "convert", "energy", "errors",
+    "functional", "load", "register", "replace_activations", "save", "unregister", "verify",
 }  # fmt: skip
 
 
