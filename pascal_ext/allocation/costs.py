@@ -55,6 +55,9 @@ class _Survey(fx.Interpreter):
         result = super().run_node(n)
         sources: dict[str, None] = {}
         synapses: dict[fx.Node, int] = {}
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+            self._behind[n] = ({}, {})  # a size, say: no activation is in it
+            return result
         for node in n.all_input_nodes:
             sources |= self._behind[node][0]
             synapses |= self._behind[node][1]

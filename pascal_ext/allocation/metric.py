@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -78,10 +80,18 @@ def largest_metric(bins: int = BINS) -> float:
 def ideal_levels(metric: float, bins: int = BINS) -> float:
     r"""The levels a layer should have in proportion to others', in (0, 1]: ``2**(-4·M/M_max)``.
 
-    The paper does not say how levels follow from M. Published plans span 16 to 1, four octaves, so here the most
+    The paper does not say how levels follow from M. Its plans are of {1, 2, 4, 8, 16}, four octaves, so here the most
     concentrated histogram gets a sixteenth of the levels of a flat one, and what lies between is spread evenly over the
-    octaves. :func:`pascal_ext.allocate` minimises :math:`\sum_i s_i^3 / L_i^2` within the budget, with :math:`s_i` this
-    value: for a budget of mean levels and any real levels the minimum is :math:`L_i \propto s_i`, and 1/L² is how the
-    squared error of a quantiser falls.
+    octaves.
     """
     return float(2.0 ** (-4 * max(metric, 0.0) / largest_metric(bins)))
+
+
+def metric_losses(metric: float, choices: Iterable[int]) -> dict[int, float]:
+    r"""Levels -> :math:`s^3/L^2`, with s the :func:`ideal_levels`: what ``strategy="al"`` minimises the sum of.
+
+    1/L² is how the squared error of a quantiser falls, and the power of s makes the plan follow it: within a budget of
+    mean levels, the sum over layers is least where every :math:`L_i \propto s_i`.
+    """
+    share = ideal_levels(metric)
+    return {level: share**3 / level**2 for level in choices}

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pascal_ext.allocation.costs import COSTS, Costs
-from pascal_ext.allocation.metric import ideal_levels, metric_of_levels
+from pascal_ext.allocation.metric import metric_losses, metric_of_levels
 from pascal_ext.allocation.sensitivity import Losses, sensitivities
 from pascal_ext.allocation.solver import cost as cost_of
 from pascal_ext.allocation.solver import solve
@@ -59,7 +59,7 @@ def allocate(
     - ``"sensitivity"``: what the network's output loses when this layer alone has these levels, measured
       (:func:`pascal_ext.allocation.sensitivity.sensitivities`);
     - ``"al"``: :math:`s^3/L^2`, with s from the paper's metric of the layer's activations
-      (:func:`pascal_ext.al_metric`, :func:`pascal_ext.allocation.metric.ideal_levels`).
+      (:func:`pascal_ext.al_metric`, :func:`pascal_ext.allocation.metric.metric_losses`).
 
     A ReLU model is planned as if its activations were replaced by QCFS with thresholds of least squared error, as
     :func:`pascal_ext.calibrate` sets them. A QCFS model is planned around what it has learnt: other levels get a
@@ -224,6 +224,6 @@ def _metric_losses(layers: Mapping[str, Layer], choices: Mapping[str, Sequence[i
     why: dict[str, str] = {}
     for name, layer in layers.items():
         metric = metric_of_levels(layer.level_counts(layer.levels or AL_LEVELS))
-        losses[name] = {level: ideal_levels(metric) ** 3 / level**2 for level in choices[name]}
+        losses[name] = metric_losses(metric, choices[name])
         why[name] = f"metric {metric:.3g}"
     return losses, why

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from pascal_ext.errors import PlanError
 
+PRECISION = 1e3  # the largest objective of one choice: the solver stops within 1e-6 of the best plan
+
 Table = Mapping[str, Mapping[int, float]]  # layer -> levels -> value
 
 
@@ -22,6 +24,9 @@ class Limit:
 @dataclass(frozen=True)
 class LatencyLimit:
     """The barrier schedule of :attr:`pascal_ext.SpikingNetwork.latency` takes at most ``budget`` timesteps.
+
+    Where a network decodes (a maximum of currents, or an operation that runs as in the ANN), what follows reads one
+    timestep and not the window assumed here, and the network takes less.
 
     Attributes:
         sources: layer -> the layers whose spikes its currents come from; empty where they are the network's inputs.
@@ -170,8 +175,10 @@ class _Problem:
         for variable, value in goal.items():
             objective[variable] = value
         largest = np.abs(objective).max(initial=0.0)
+        if largest > 0:
+            objective *= PRECISION / largest
         found = milp(
-            objective / largest if largest > 0 else objective,
+            objective,
             integrality=np.array(self.integral),
             bounds=Bounds(0, np.array(self.upper)),
             constraints=LinearConstraint(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,7 +26,7 @@ class Layer:
         unit: what activations are measured in: the threshold of a QCFS that has learnt one, scalar or [C]; else 1.
         ceiling: the largest activation, in units; 1 for a learnt QCFS.
         levels: of a learnt QCFS; None for a ReLU.
-        histogram: of the activations, in units; one for the layer, or one for each channel.
+        histogram: of the activations, in units; one for the layer, or, of a ReLU, one for each channel.
     """
 
     name: str
@@ -50,7 +49,8 @@ class Layer:
                 f"layer {self.name!r} has activations that are not finite; look for NaN or Inf in the data or the "
                 "weights"
             )
-        rows = values.transpose(0, 1).flatten(1) if per_channel and z.ndim > 1 else values.reshape(1, -1)
+        apart = per_channel and self.levels is None and z.ndim > 1
+        rows = values.transpose(0, 1).flatten(1) if apart else values.reshape(1, -1)
         self.histogram.update(rows.float())
 
     @property
@@ -62,7 +62,7 @@ class Layer:
         """λ in units at so many levels, scalar or [C]: what was learnt, or has the least squared error."""
         if levels == self.levels:
             return torch.ones(1, dtype=torch.float64)
-        scale = _scale(self.histogram, levels)
+        scale = self.histogram.threshold(levels)
         return torch.where(scale > 0, scale, 1.0)  # of a dead channel: any will do
 
     def quantiser(self, levels: int) -> QCFS:
@@ -82,11 +82,6 @@ class Layer:
         """Spikes that a neuron emits for one sample, on average."""
         counts = self.level_counts(levels)
         return float((counts * torch.arange(levels + 1)).sum() / counts.sum())
-
-
-@cache
-def _scale(histogram: Histogram, levels: int) -> Tensor:
-    return histogram.threshold(levels)
 
 
 def traced_layers(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Layer]]:
