@@ -39,6 +39,7 @@ def main(
     weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
+    strategy: Annotated[list[str], typer.Option(help="may be repeated")] = list(STRATEGIES),  # noqa: B006
     mean_levels: Annotated[list[int], typer.Option(help="mean T, may be repeated")] = [4, 6, 8],  # noqa: B006
     correction: Annotated[list[str], typer.Option(help="none, bias; may be repeated")] = ["none", "bias"],  # noqa: B006
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
@@ -51,20 +52,21 @@ def main(
     ann = load_relu(model, SOURCES[source].classes, weights)
     train = _batches(source, data, "train", calibration, batch_size)
     test = cache(lambda: _batches(source, data, "test", images, batch_size))
-    front = cache(lambda strategy: pareto(ann, train[: -(-measured // batch_size)], strategy))
+    front = cache(lambda planner: pareto(ann, train[: -(-measured // batch_size)], planner))
+    accuracy_relu = cache(lambda: round(accuracy(ann, test()), 2))
     done = _read(output)
-    cases = [(mean, how, strategy) for mean in mean_levels for how in correction for strategy in STRATEGIES]
-    for mean, how, strategy in tqdm(cases, desc="plans"):
-        key: dict[str, Any] = {"model": model, "data": SOURCES[source].title, "strategy": strategy}
+    cases = [(mean, how, planner) for mean in mean_levels for how in correction for planner in strategy]
+    for mean, how, planner in tqdm(cases, desc="plans"):
+        key: dict[str, Any] = {"model": model, "data": SOURCES[source].title, "strategy": planner}
         key |= {"mean_levels": mean, "correction": how, "images": images, "calibration": calibration}
-        key |= {"measured": None if strategy == "uniform" else measured, "batch_size": batch_size}
+        key |= {"measured": None if planner == "uniform" else measured, "batch_size": batch_size}
         if any(all(row.get(name) == value for name, value in key.items()) for row in done):
             continue
         started = time.perf_counter()
-        if strategy == "uniform":
+        if planner == "uniform":
             plan = LevelPlan.uniform(qcfs_layers(replace_activations(ann)), mean)
         else:
-            plan = next(point.plan for point in reversed(front(strategy)) if point.cost <= mean)
+            plan = next(point.plan for point in reversed(front(planner)) if point.cost <= mean + 1e-9)
         planned = time.perf_counter()
         network = quantised(ann, plan, train, **CORRECTIONS[how])
         calibrated = time.perf_counter()
@@ -73,6 +75,7 @@ def main(
             "plan": dict(plan),
             "plan_mean": plan.mean_levels,
             "accuracy": round(accuracy(network, test()), 2),
+            "accuracy_relu": accuracy_relu(),
             "seconds_front": round(planned - started, 1),  # of a strategy's first row
             "seconds_calibrate": round(calibrated - planned, 1),
             "command": rows.command("benchmarks.plans"),
