@@ -53,10 +53,10 @@ def test_a_flat_histogram_has_none_and_a_single_bin_the_largest() -> None:
     assert al_metric(concentrated) == pytest.approx(largest_metric(), rel=1e-3)
 
 
-def test_ideal_levels_fall_by_a_sixteenth() -> None:
+def test_ideal_levels_fall_to_an_eighth() -> None:
     assert ideal_levels(0.0) == 1
-    assert ideal_levels(largest_metric()) == pytest.approx(1 / 16)
-    assert ideal_levels(largest_metric() / 2) == pytest.approx(1 / 4)
+    assert ideal_levels(largest_metric()) == pytest.approx(1 / 8)
+    assert ideal_levels(largest_metric() / 3) == pytest.approx(1 / 2)
 
 
 VGG16 = [8, 4, 4, 1, 4, 4, 1, 1, 1, 1, 1, 4, 8, 8, 8]
@@ -65,9 +65,9 @@ RESNET18 = [4, 4, 4, 1, 4, 4, 4, 1, 4, 1, 1, 1, 1, 1, 1, 1, 4]
 
 @pytest.mark.parametrize("published", [VGG16, RESNET18])
 def test_the_rule_gives_the_published_levels_for_the_metrics_that_belong_to_them(published: list[int]) -> None:
-    metrics = [largest_metric() * (1 - math.log2(levels) / 4) for levels in published]
+    metrics = [largest_metric() * (1 - math.log2(levels) / 3) for levels in published]
     shares = [ideal_levels(metric) for metric in metrics]
-    assert [16 * share for share in shares] == pytest.approx(published)
+    assert [8 * share for share in shares] == pytest.approx(published)
     choices = (1, 2, 4, 8, 16)
     losses = {str(layer): metric_losses(metric, choices) for layer, metric in enumerate(metrics)}
     mean = {name: {level: level / len(losses) for level in choices} for name in losses}
