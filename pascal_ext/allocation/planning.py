@@ -24,8 +24,7 @@ from pascal_ext.plan import LevelPlan, check_levels
 
 STRATEGIES = ("sensitivity", "al")
 CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
-MEAN_LEVELS = 4.0  # the budget where none is given: a ResNet-20 then loses a few points untrained, and next to none
-# trained
+MEAN_LEVELS = 4.0  # the budget where none is given
 AL_LEVELS = 8  # at which the metric of a ReLU is measured
 STEP = 1e-5  # two points of a front differ in cost by more than this share: the solver's tolerance is a tenth of it
 
