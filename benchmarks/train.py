@@ -19,6 +19,7 @@ from benchmarks.finetuning import FineTuning, Images, Recipe, change_levels
 from benchmarks.lightning_cpu import L
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu, save_qcfs
+from benchmarks.reallocation import Reallocate
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError, PascalError
 from pascal_ext.plan import LevelPlan
@@ -41,6 +42,8 @@ class Run:
         calibration_images: how many training images thresholds (and plans) are derived from.
         epochs, batch_size, seed: as ever; the batch is that of one process.
         recipe: see :class:`~benchmarks.finetuning.Recipe`.
+        reallocate_at: the epoch before which levels are reallocated; never where None.
+        strategy, mean_levels: of the reallocation.
     """
 
     dataset: str
@@ -54,6 +57,9 @@ class Run:
     batch_size: int
     seed: int
     recipe: Recipe
+    reallocate_at: int | None
+    strategy: str
+    mean_levels: float
 
     def source(self) -> data.Source:
         """What the data set is like."""
@@ -129,6 +135,9 @@ def train(
         L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False),
         _Remember(run),
     ]
+    if run.reallocate_at is not None:
+        plan = output / "reallocated.json"
+        callbacks.append(Reallocate(run.reallocate_at, run.strategy, run.mean_levels, calibration, plan))
     lightning = L.Trainer(
         max_epochs=run.epochs,
         callbacks=callbacks,
@@ -222,6 +231,9 @@ def main(
     distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
     share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
+    reallocate_at: Annotated[int | None, typer.Option(min=1, help="Reallocate levels before this epoch.")] = None,
+    strategy: Annotated[str, typer.Option(help="Of the reallocation.")] = "al",
+    mean_levels: Annotated[float, typer.Option(min=1, help="Budget of the reallocation.")] = 3.0,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and the network.")] = Path("checkpoints/train"),
     results: Annotated[Path, typer.Option(help="File that the row is added to.")] = rows.RESULTS / "train.jsonl",
@@ -257,6 +269,9 @@ def main(
             batch_size=batch_size,
             seed=seed,
             recipe=recipe,
+            reallocate_at=reallocate_at,
+            strategy=strategy,
+            mean_levels=mean_levels,
         )
         row = train(
             run,

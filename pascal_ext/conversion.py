@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from pascal_ext.allocation.planning import allocate
 from pascal_ext.calibration import calibrate
 from pascal_ext.counting import counts_graph
 from pascal_ext.errors import InvalidArgumentError, PlanError
@@ -20,7 +21,7 @@ from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, tr
 
 DEFAULT_LEVELS = 8
 
-Levels = int | Mapping[str, int] | LevelPlan
+Levels = int | Mapping[str, int] | LevelPlan | str
 
 
 def convert(
@@ -46,8 +47,9 @@ def convert(
         model: any module that ``torch.fx`` can trace. It is never changed.
         dataloader: batches for calibration; needed where the model has ReLU-like activations.
         levels: levels of the ReLU-like activations: one number for all (8 where nothing is said), a mapping from layer
-            name to levels (8 for layers it does not name), or a :class:`~pascal_ext.LevelPlan` for exactly these
-            layers. Learnt QCFS layers keep their own: they may be named, but only with the levels they have.
+            name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers,
+            or ``"auto"`` to let :func:`pascal_ext.allocate` choose (4 on average). Learnt QCFS layers keep their own:
+            they may be named, but only with the levels they have.
         execution: ``"spikes"`` or ``"counts"``; can be changed later (:attr:`SpikingNetwork.execution`).
         backend: see :func:`pascal_ext.functional.pasc_if`.
         on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
@@ -96,6 +98,9 @@ def _quantise(
             f"the model has ReLU-like activations {list(plain)}, whose thresholds must be calibrated: pass a "
             "dataloader (or replace them first: pascal_ext.replace_activations, calibrate, fine-tune)"
         )
+    if levels == "auto" and plain:
+        assert dataloader is not None
+        levels = allocate(traced, dataloader, only=plain, progress=progress)
     plan = _plan(learnt, list(plain), levels)
     if not plain:
         return traced
@@ -113,8 +118,10 @@ def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) ->
         PlanError: ``levels`` names unknown layers, contradicts a learnt one, or is no plan at all.
     """
     names = [*learnt, *plain]
-    if levels is None:
+    if levels is None or levels == "auto":
         wanted: dict[str, int] = {}
+    elif isinstance(levels, str):
+        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping, a LevelPlan or 'auto'")
     elif isinstance(levels, LevelPlan):
         levels.check_layers(names)
         wanted = dict(levels)

@@ -4,27 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class OperationEnergies:
-    """What an operation costs, in joules, and who says so.
-
-    Attributes:
-        mac: a multiplication and an addition.
-        ac: an addition.
-        source: where the figures are from, and what they hold for.
-    """
-
-    mac: float
-    ac: float
-    source: str
-
-
-HOROWITZ_45NM = OperationEnergies(
-    mac=4.6e-12,  # 3.7 pJ for the multiplication and 0.9 pJ for the addition
-    ac=0.9e-12,
-    source="32-bit floating point in 45 nm at 0.9 V: M. Horowitz, Computing's energy problem, ISSCC 2014, fig. 1.1.9",
-)
+from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
 
 
 @dataclass(frozen=True)

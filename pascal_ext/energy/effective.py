@@ -9,11 +9,11 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pascal_ext.cost_model import energy_ratio
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import name_of
-from pascal_ext.plan import check_levels
 from pascal_ext.qcfs import QCFS
 from pascal_ext.tracing import relu_layers, replace_activations, trace
 
@@ -24,27 +24,8 @@ _WEIGHTED = frozenset(
 LevelsOrFanIn = Mapping[str, float] | Sequence[float]
 
 
-def energy_ratio(levels: int, fan_in: float) -> float:
-    """What a PASC-IF neuron and its synapses cost, relative to an IF neuron over as many timesteps.
-
-    With r = 4 / (3 · fan_in), the cost of a neuron's update relative to its synapses', and T = L (arXiv 2505.01730;
-    the constants are those of the authors' code):
-
-        r_E = (1 + (5T − 2)·r) / (1 + T·r)
-
-    Raises:
-        PlanError: ``levels`` is not a whole number of at least 1.
-        InvalidArgumentError: ``fan_in`` is not positive.
-    """
-    steps = check_levels(levels)
-    if not (0 < fan_in < math.inf):
-        raise InvalidArgumentError(f"fan_in, the synapses of a neuron, must be positive, got {fan_in!r}")
-    ratio = 4 / (3 * fan_in)
-    return (1 + (5 * steps - 2) * ratio) / (1 + steps * ratio)
-
-
 def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published: bool = False) -> float:
-    """T_eff = mean over the layers of r_E·T, see :func:`energy_ratio`.
+    """T_eff = mean over the layers of r_E·T, see :func:`pascal_ext.cost_model.energy_ratio`.
 
     Args:
         levels: of each layer of neurons, in a list or under its name.
@@ -54,7 +35,7 @@ def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published:
 
     Raises:
         PlanError: there are no layers, or levels and fan-ins are not of the same layers.
-        InvalidArgumentError: ``published`` with mappings; or see :func:`energy_ratio`.
+        InvalidArgumentError: ``published`` with mappings; or see :func:`pascal_ext.cost_model.energy_ratio`.
     """
     if isinstance(levels, Mapping) != isinstance(fan_in, Mapping):
         raise InvalidArgumentError("levels and fan_in must both be lists, or both go by the layers' names")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.data import batches, device_of
-from pascal_ext.energy.cost import HOROWITZ_45NM, EnergyReport, LayerCost, NeuronCost, OperationEnergies
+from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
 from pascal_ext.energy.effective import network_effective_timesteps
 from pascal_ext.energy.synapses import SynapseCounter, Tally
 from pascal_ext.errors import InvalidArgumentError
