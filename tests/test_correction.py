@@ -144,6 +144,35 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert torch.equal(again(data[0]), snn(data[0]))
 
 
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_convert_corrects(execution: str) -> None:
+    """By default; the ReLU network's twin has the corrections too, and a missing one shows."""
+    model, data = small(), images()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    snn = convert(model, data, 4, execution=execution, progress=False)
+    plain = convert(model, data, 4, calibration={}, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    corrections = {name: value for name, value in snn.state_dict().items() if name.endswith("_bias_current")}
+    assert len(corrections) == 3
+    assert not any(name.endswith("_bias_current") for name in plain.state_dict())
+    expected = calibrate(replace_activations(model, 4), data, correct="bias", per_channel="auto", progress=False)
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in corrections.items())
+    assert verify(model, snn, data, progress=False).exact
+    assert verify(expected, snn, data, progress=False).exact
+    with torch.no_grad():
+        corrections["relu_1_bias_current"] += 0.3
+    report = verify(expected, snn, data, progress=False)
+    assert report.layers["relu"].mismatched == 0
+    assert report.layers["relu_1"].mismatched > 0
+
+
+def test_options_of_the_calibration() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"calibration has \['corect'\]; it takes"):
+        convert(small(), images(), calibration={"corect": None}, progress=False)
+    with pytest.raises(InvalidArgumentError, match="method='median'"):
+        convert(small(), images(), calibration={"method": "median"}, progress=False)
+
+
 def test_a_second_calibration_replaces_the_first() -> None:
     model, data = replace_activations(small(), 4), images()
     calibrate(model, data, correct="bias", progress=False)
