@@ -19,7 +19,6 @@ from pascal_ext.plan import LevelPlan, check_levels
 from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
 
 DEFAULT_LEVELS = 8
-DEFAULT_CALIBRATION: Mapping[str, Any] = {"per_channel": "auto", "correct": "bias"}
 CALIBRATION_OPTIONS = frozenset({"method", "per_channel", "percentile", "correct"})
 
 Levels = int | Mapping[str, int] | LevelPlan
@@ -58,8 +57,8 @@ def convert(
         fold_batch_norm: fold batch norms into the convolutions before them, which is faster, most of all in counts. The
             folded weights round differently than the ANN does: in float32 a neuron in a million then differs, and deep
             networks spread that, so it is off unless asked for.
-        calibration: keyword arguments of :func:`pascal_ext.calibrate`; where nothing is said ``DEFAULT_CALIBRATION``,
-            which corrects the means. ``{}`` gives thresholds by least squares and nothing else.
+        calibration: keyword arguments of :func:`pascal_ext.calibrate`. ``{"correct": "bias", "per_channel": "auto"}``
+            is the most accurate, but holds the activations of all batches in memory: give it some hundred samples.
         neuron: the class of the neurons; framework adapters hand in their own.
         network: the class of the result; likewise.
         progress: show a progress bar while calibrating.
@@ -82,7 +81,7 @@ def convert(
         raise InvalidArgumentError(f"calibration has {sorted(unknown)}; it takes {sorted(CALIBRATION_OPTIONS)}")
     if on_unsupported not in ("raise", "analog"):
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
-    options = {**(DEFAULT_CALIBRATION if calibration is None else calibration), "progress": progress}
+    options = {**(calibration or {}), "progress": progress}
     quantised = _quantise(trace(model), dataloader, levels, options)
     _check_thresholds(quantised)
     if fold_batch_norm:

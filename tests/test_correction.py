@@ -146,11 +146,12 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("execution", ["spikes", "counts"])
 def test_convert_corrects(execution: str) -> None:
-    """By default; the ReLU network's twin has the corrections too, and a missing one shows."""
+    """Where it is asked to; the ReLU network's twin has the corrections too, and a missing one shows."""
     model, data = small(), images()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    snn = convert(model, data, 4, execution=execution, progress=False)
-    plain = convert(model, data, 4, calibration={}, progress=False)
+    options = {"correct": "bias", "per_channel": "auto"}
+    snn = convert(model, data, 4, execution=execution, calibration=options, progress=False)
+    plain = convert(model, data, 4, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     corrections = {name: value for name, value in snn.state_dict().items() if name.endswith("_bias_current")}
     assert len(corrections) == 3
