@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -26,9 +28,11 @@ def measure(case: str, variant: Variant | None) -> dict[str, float]:
 
 
 def main(case: str, variant: dict[str, Any] | None) -> None:
-    """Run once and print; Linux only, whose high-water mark of resident memory can be set back."""
+    """Run once and print; Linux with glibc only: its high-water mark of resident memory can be set back."""
     torch.set_num_threads(1)
     model, x = make(CASES[case], Variant(**variant) if variant else None)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else the pass would fill what building the network has left behind
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     with torch.inference_mode():
