@@ -1,0 +1,162 @@
+"""Compare conversions: ``python -m benchmarks.compare run``, then ``report``."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from tqdm.auto import tqdm
+
+from benchmarks import rows
+from benchmarks.compare import workload
+from benchmarks.compare.measure import Measurement
+from benchmarks.compare.registry import METHODS, SUITES, Method, Suite, find
+from pascal_ext.errors import InvalidArgumentError, PascalError
+
+RESULTS = rows.RESULTS / "compare.jsonl"
+KEY = ("suite", "model", "network", "method", "T", "calibration", "seed", "shard")  # what tells one row from another
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.callback()(lambda: None)  # or else typer makes a single command the program itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One row that is wanted: a method, on one network, on one shard of the test images."""
+
+    method: Method
+    network: str
+    shard: int
+
+    def key(self, suite: str, model: str, settings: Suite, seed: int) -> dict[str, Any]:
+        """The row's name: see :data:`KEY`."""
+        steps = None if self.method.family == "pascal" else settings.timesteps
+        values = (suite, model, self.network, self.method.name, steps, settings.calibration, seed, self.shard)
+        return dict(zip(KEY, values, strict=True))
+
+
+def tasks(methods: Sequence[Method], networks: Sequence[str], shards: int) -> Iterator[list[Task]]:
+    """What is to be done, shard by shard; tasks that read out the same conversion come in one list."""
+    for shard in range(shards):
+        for _, group in itertools.groupby(methods, lambda method: (method.family, repr(method.options))):
+            same = list(group)
+            for network in networks if same[0].needs_qcfs else [""]:
+                yield [Task(method, network, shard) for method in same]
+
+
+def run_suite(
+    name: str,
+    settings: Suite,
+    made: workload.Workload,
+    methods: Sequence[Method],
+    *,
+    images: int,
+    seed: int,
+    command: str,
+    output: Path,
+) -> int:
+    """Measure what ``output`` has no rows of yet, and append them; returns how many those were."""
+    environment, written = rows.environment(), 0
+    done = {tuple(row[name] for name in KEY) for row in read(output)}
+    shards = min(made.shards, -(-images // settings.shard))
+    wanted = list(tasks(methods, list(made.networks), shards))
+    measurement = Measurement(made, settings.timesteps)
+    for group in tqdm(wanted, desc=f"{name}, {made.model}"):
+        keys = [task.key(name, made.model, settings, seed) for task in group]
+        missing = [index for index, key in enumerate(keys) if tuple(key.values()) not in done]
+        if not missing:
+            continue
+        found = measurement.rows([group[index].method for index in missing], group[0].network, group[0].shard)
+        for index, row in zip(missing, found, strict=True):
+            again = {"command": f"{command} --method {group[index].method.name}"}
+            rows.append(output, {**keys[index], "data": made.title, **row, **again, **environment})
+            written += 1
+    return written
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def parse_checkpoints(pairs: Sequence[str]) -> dict[str, Path]:
+    """``NAME=FILE`` arguments as a mapping.
+
+    Raises:
+        InvalidArgumentError: an argument is not of this form.
+    """
+    found = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or not name or not path:
+            raise InvalidArgumentError(f"--checkpoint {pair!r} is not of the form NAME=FILE")
+        found[name] = Path(path)
+    return found
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}.")],
+    root: Annotated[Path | None, typer.Option("--data", help="Folder of the images; not for digits.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="ReLU weights of the model; not for digits.")] = None,
+    model: Annotated[str, typer.Option(help="See benchmarks.models; the suite's own where left out.")] = "",
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE, a QCFS network of benchmarks.train; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(METHODS)}; may be repeated. [default: all]")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images, in shards that are spread over them.")] = 10**9,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="T of rate coding. [default: the suite's, 64]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    output: Annotated[Path, typer.Option(help="File of result rows.")] = RESULTS,
+) -> None:
+    """Measure methods on a suite; rows that are there already are not run again, so an interrupted run resumes."""
+    with _errors():
+        if suite not in SUITES:
+            raise InvalidArgumentError(f"there is no suite {suite!r}; choose one of {list(SUITES)}")
+        settings = SUITES[suite]
+        settings = dataclasses.replace(
+            settings,
+            model=model or settings.model,
+            timesteps=timesteps or settings.timesteps,
+            batch_size=batch_size or settings.batch_size,
+        )
+        methods = [find(name) for name in dict.fromkeys(method)] if method else list(METHODS.values())
+        torch.manual_seed(seed)
+        if suite == "digits":
+            made = workload.digits(settings, seed)
+        elif root is None or weights is None:
+            raise InvalidArgumentError(f"suite {suite!r} needs --data and --weights")
+        else:
+            made = workload.images(settings, settings.model, root, weights, parse_checkpoints(checkpoint or []))
+        options = {"--data": root, "--weights": weights, "--model": model, "--timesteps": timesteps}
+        options |= {"--batch-size": batch_size, "--seed": seed or None}
+        words = [word for name, value in options.items() if value for word in (name, str(value))]
+        words += [word for pair in checkpoint or [] for word in ("--checkpoint", pair)]
+        command = shlex.join(["python", "-m", "benchmarks.compare", "run", suite, *words])
+        written = run_suite(suite, settings, made, methods, images=images, seed=seed, command=command, output=output)
+        typer.echo(f"{written} rows written to {output}")
+
+
+class _errors:  # noqa: N801  # reads as a statement
+    """An error of this project is one line and exit status 1, not a traceback."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, PascalError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,104 @@
+"""What a suite runs on: the ReLU network, QCFS networks made from it, calibration batches and test images."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+from torch.utils.data import Subset
+
+import pascal_ext
+from benchmarks import data
+from benchmarks.compare.conversions import Batches
+from benchmarks.compare.registry import Suite
+from benchmarks.models.checkpoints import load_qcfs, load_relu
+from benchmarks.models.cifar_resnet import Shortcut
+from pascal_ext.demo import training
+from pascal_ext.demo.model import DigitsResNet
+
+DIGITS_WIDTH, DIGITS_EPOCHS, DIGITS_TUNING, DIGITS_LEVELS = 8, 8, 4, 4
+
+
+@dataclasses.dataclass
+class Workload:
+    """Networks and images of a suite.
+
+    Attributes:
+        model, title: names of the network and of the data, for rows and tables.
+        relu: the ReLU network; its shortcuts are such that SpikingJelly's converters take them.
+        networks: name -> QCFS network.
+        calibration: batches (images, labels) of training images.
+        shards: how many rows it takes to cover the test images.
+        shard: index -> test batches.
+    """
+
+    model: str
+    title: str
+    relu: nn.Module
+    networks: Mapping[str, fx.GraphModule]
+    calibration: Batches
+    shards: int
+    shard: Callable[[int], Batches]
+
+
+def digits(suite: Suite, seed: int) -> Workload:
+    """scikit-learn's digits, and small networks trained on them within seconds."""
+    loader, test = training.digits(seed)
+    torch.manual_seed(seed)
+    relu = DigitsResNet(DIGITS_WIDTH)
+    training.train(relu, loader, DIGITS_EPOCHS, 1e-2)
+    qcfs = pascal_ext.replace_activations(relu, DIGITS_LEVELS)
+    pascal_ext.calibrate(qcfs, loader, progress=False)
+    training.train(qcfs, loader, DIGITS_TUNING, 2e-3, teacher=relu)
+    images, labels = (torch.cat([batch[index] for batch in test]) for index in (0, 1))
+    shards = -(-len(labels) // suite.shard)
+
+    def shard(index: int) -> Batches:
+        mine = images[index::shards], labels[index::shards]
+        return list(zip(*(part.split(suite.batch_size) for part in mine), strict=True))
+
+    return Workload("digits", "digits", relu, {f"L={DIGITS_LEVELS}": qcfs}, list(loader), shards, shard)
+
+
+def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Mapping[str, Path]) -> Workload:
+    """A data set on disk, a ReLU network with its weights, and QCFS networks that :mod:`benchmarks.train` wrote.
+
+    Raises:
+        InvalidArgumentError: images or weights are not there or do not fit.
+    """
+    source = data.SOURCES[suite.dataset]
+    relu = with_plain_shortcuts(load_relu(model, source.classes, weights))
+    networks = {name: load_qcfs(path) for name, path in checkpoints.items()}
+    train, test = data.read(source, root, "train"), data.read(source, root, "test")
+    calibration = list(data.loader(source, train, suite.batch_size, limit=suite.calibration))
+    size = len(test)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
+    shards = -(-size // suite.shard)
+
+    def shard(index: int) -> Batches:
+        return list(data.loader(source, Subset(test, range(index, size, shards)), suite.batch_size))
+
+    return Workload(model, source.title, relu, networks, calibration, shards, shard)
+
+
+class RoutingConv2d(nn.Conv2d):
+    """A 1×1 convolution of zeros and ones that only moves values; none of its products is an operation."""
+
+
+def with_plain_shortcuts(model: nn.Module) -> nn.Module:
+    """A copy in which option-A shortcuts are strided 1×1 convolutions with one 1 a channel: the same numbers.
+
+    SpikingJelly 2.0.0's converters refuse ``F.pad``.
+    """
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Shortcut):
+            channels = module.channels
+            conv = RoutingConv2d(channels, channels + module.before + module.after, 1, stride=2, bias=False)
+            conv.weight.requires_grad_(False).zero_()
+            conv.weight[module.before : module.before + channels, :, 0, 0] = torch.eye(channels)
+            model.set_submodule(name, conv)
+    return model
