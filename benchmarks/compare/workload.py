@@ -84,21 +84,18 @@ def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Map
     return Workload(model, source.title, relu, networks, calibration, shards, shard)
 
 
-class RoutingConv2d(nn.Conv2d):
-    """A 1×1 convolution of zeros and ones that only moves values; none of its products is an operation."""
-
-
 def with_plain_shortcuts(model: nn.Module) -> nn.Module:
     """A copy in which option-A shortcuts are strided 1×1 convolutions with one 1 a channel: the same numbers.
 
-    SpikingJelly 2.0.0's converters refuse ``F.pad``.
+    SpikingJelly 2.0.0's converters refuse ``F.pad``, and look into modules of other classes than torch's own.
     """
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, Shortcut):
             channels = module.channels
-            conv = RoutingConv2d(channels, channels + module.before + module.after, 1, stride=2, bias=False)
+            conv = nn.Conv2d(channels, channels + module.before + module.after, 1, stride=2, bias=False)
             conv.weight.requires_grad_(False).zero_()
             conv.weight[module.before : module.before + channels, :, 0, 0] = torch.eye(channels)
+            conv.moves_only = True  # type: ignore[assignment]  # for benchmarks.compare.operations
             model.set_submodule(name, conv)
     return model
