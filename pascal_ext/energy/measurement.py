@@ -1,0 +1,160 @@
+"""Running a network on data, and counting what it does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pascal_ext.data import batches, device_of
+from pascal_ext.energy.cost import HOROWITZ_45NM, EnergyReport, LayerCost, NeuronCost, OperationEnergies
+from pascal_ext.energy.effective import network_effective_timesteps
+from pascal_ext.energy.synapses import SynapseCounter, Tally
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.network import SpikingNetwork
+from pascal_ext.plan import check_levels
+
+
+@torch.no_grad()
+def measure(
+    network: nn.Module,
+    dataloader: Iterable[Any],
+    *,
+    timesteps: int | None = None,
+    reset: Callable[[nn.Module], Any] | None = None,
+    energies: OperationEnergies = HOROWITZ_45NM,
+    progress: bool = True,
+) -> EnergyReport:
+    """Count what ``network`` does for one sample, on average over ``dataloader``.
+
+    Every convolution and matrix product is counted with the input that it really gets: accumulates where that are
+    spikes, multiply-accumulates where it is analog, as in the first layer, after an average pooling, and in an ANN; see
+    :mod:`pascal_ext.energy.synapses`. So one function serves three kinds of networks:
+
+    - a :class:`~pascal_ext.SpikingNetwork`, in its "spikes" execution;
+    - an ANN, called once a batch;
+    - any other spiking network (SpikingJelly's converter's, say), called ``timesteps`` times a batch with the same
+      input. One that takes a sequence is measured within a module that makes the sequence, and with no ``timesteps``.
+
+    Args:
+        network: run in evaluation mode, without gradients; left as it was, with its state reset.
+        dataloader: batches as :func:`pascal_ext.data.split_batch` understands them.
+        timesteps: T, how often a spiking network of single steps is called; None for a network whose one call is a
+            complete presentation.
+        reset: sets the state of all neurons to its beginning, called before each batch with the network; by default,
+            ``reset()`` of each module that has it.
+        energies: of one operation.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidArgumentError: ``timesteps`` is not a whole number of at least 1, or is given for a
+            :class:`~pascal_ext.SpikingNetwork`, which has its own.
+        CalibrationError: the loader is empty, or yields no inputs.
+        UnsupportedOperationError: the network has torch's own recurrent layers, whose operations cannot be counted.
+    """
+    ours = isinstance(network, SpikingNetwork)
+    if ours and timesteps is not None:
+        raise InvalidArgumentError("a SpikingNetwork has its own timesteps; leave timesteps out")
+    calls = 1 if timesteps is None else check_levels(timesteps, "timesteps")
+    reset = reset or _reset
+    counter, samples = SynapseCounter(), 0
+    with _evaluating(network), _observed(network) as observed:
+        try:
+            for args, kwargs, _ in batches(dataloader, device_of(network), "energy" if progress else None):
+                reset(network)
+                with counter.watching(network):
+                    for _ in range(calls):
+                        network(*args, **kwargs)
+                samples += _batch_size((args, kwargs))
+        finally:
+            reset(network)
+    tallies = counter.tallies
+    spiking = [tally for tally in tallies.values() if tally.reads_spikes(samples)]
+    return EnergyReport(
+        samples=samples,
+        layers={name: _layer(name, tally, samples, energies) for name, tally in tallies.items()},
+        timesteps=network.plan.mean_levels if isinstance(network, SpikingNetwork) else calls,
+        latency=network.latency if isinstance(network, SpikingNetwork) else calls,
+        neurons={name: neurons.cost(name) for name, neurons in observed.items()},
+        effective_timesteps=network_effective_timesteps(network) if isinstance(network, SpikingNetwork) else None,
+        energies=energies,
+        _spikes=(sum(tally.spikes for tally in spiking), sum(tally.inputs for tally in spiking)),
+    )
+
+
+def _layer(name: str, tally: Tally, samples: int, energies: OperationEnergies) -> LayerCost:
+    spikes = tally.reads_spikes(samples)
+    macs = 0.0 if spikes else tally.dense / samples
+    accumulates = tally.sparse / samples if spikes else 0.0
+    return LayerCost(
+        name=name,
+        reads_spikes=spikes,
+        synapses=tally.dense / samples,
+        macs=macs,
+        synaptic_operations=accumulates,
+        firing_rate=tally.spikes / max(tally.inputs, 1) if spikes else None,
+        energy_joules=macs * energies.mac + accumulates * energies.ac,
+    )
+
+
+class _Neurons:
+    """What a layer of PASC-IF neurons did."""
+
+    def __init__(self) -> None:
+        self.neurons = self.window = self.levels = 0
+        self.spikes = self.elements = 0.0
+
+    def add(self, currents: Tensor, train: Tensor) -> None:
+        self.neurons = train[0, 0].numel()
+        self.window, self.levels = currents.shape[0], train.shape[0]
+        self.spikes += float(torch.count_nonzero(train))
+        self.elements += train.numel()
+
+    def cost(self, name: str) -> NeuronCost:
+        return NeuronCost(name, self.neurons, self.window, self.levels, self.spikes / max(self.elements, 1))
+
+
+@contextlib.contextmanager
+def _observed(network: nn.Module) -> Iterator[dict[str, _Neurons]]:
+    """Within the context, the layers of PASC-IF neurons are watched, and run in spikes."""
+    if not isinstance(network, SpikingNetwork):
+        yield {}
+        return
+    found = {name: _Neurons() for name in network.neurons}
+
+    handles = [
+        neuron.register_forward_hook(lambda _, args, train, name=name: found[name].add(args[0], train))
+        for name, neuron in network.neurons.items()
+    ]
+    try:
+        with network.configured(execution="spikes", step_mode="s"):
+            yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Within the context the network is in evaluation mode."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _reset(network: nn.Module) -> None:
+    for module in network.modules():
+        if callable(reset := getattr(module, "reset", None)):
+            reset()
+
+
+def _batch_size(inputs: Any) -> int:
+    return next(leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim)
