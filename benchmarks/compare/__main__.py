@@ -29,11 +29,11 @@ app.callback()(lambda: None)  # or else typer makes a single command the program
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One row that is wanted: a method, on one network, on one shard of the test images."""
+    """One row that is wanted: a method, on one network, on one shard of the test images; or its costs (shard None)."""
 
     method: Method
     network: str
-    shard: int
+    shard: int | None
 
     def key(self, suite: str, model: str, settings: Suite, seed: int) -> dict[str, Any]:
         """The row's name: see :data:`KEY`."""
@@ -44,7 +44,7 @@ class Task:
 
 def tasks(methods: Sequence[Method], networks: Sequence[str], shards: int) -> Iterator[list[Task]]:
     """What is to be done, shard by shard; tasks that read out the same conversion come in one list."""
-    for shard in range(shards):
+    for shard in (*range(shards), None):
         for _, group in itertools.groupby(methods, lambda method: (method.family, repr(method.options))):
             same = list(group)
             for network in networks if same[0].needs_qcfs else [""]:
@@ -73,7 +73,11 @@ def run_suite(
         missing = [index for index, key in enumerate(keys) if tuple(key.values()) not in done]
         if not missing:
             continue
-        found = measurement.rows([group[index].method for index in missing], group[0].network, group[0].shard)
+        chosen, network, shard = [group[index].method for index in missing], group[0].network, group[0].shard
+        if shard is None:
+            found = [measurement.costs(chosen[0], network)] * len(missing)
+        else:
+            found = measurement.rows(chosen, network, shard)
         for index, row in zip(missing, found, strict=True):
             again = {"command": f"{command} --method {group[index].method.name}"}
             rows.append(output, {**keys[index], "data": made.title, **row, **again, **environment})

@@ -20,6 +20,21 @@ FOLDED = 1600  # images times steps that a rate-coded network is given at once: 
 LEAST_READOUT = 4  # outputs that SpikingJelly's delayed readout leaves, at least
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A network whose operations are counted.
+
+    Attributes:
+        network: what runs.
+        calls: how often it is called for one answer; None: once.
+        presentations: how many timesteps the image is presented for.
+    """
+
+    network: nn.Module
+    calls: int | None
+    presentations: int
+
+
 @dataclasses.dataclass
 class Conversion:
     """A spiking network as it is measured.
@@ -32,8 +47,8 @@ class Conversion:
             of a PASCAL network.
         latency: of each answer: steps from the first input to it.
         source: the QCFS network that it stands for, where there is one.
-        observed: timesteps -> a network that does what is needed for an answer after so many, and how often it is to be
-            called; None: once.
+        anchors: timesteps whose operations are counted; between them they grow evenly.
+        parts: timesteps -> the networks that do together what an answer after so many takes.
         delay: outputs that a delayed readout leaves out.
     """
 
@@ -42,7 +57,8 @@ class Conversion:
     timesteps: list[float]
     per_layer: list[float]
     latency: list[int]
-    observed: Callable[[int], tuple[nn.Module, int | None]]
+    anchors: list[int]
+    parts: Callable[[int], list[Part]]
     source: nn.Module | None = None
     delay: int = 0
 
@@ -69,8 +85,16 @@ def convert_stock(
         means = stock.running_mean(snn, images, timesteps)
         return torch.stack([mean * step for step, mean in enumerate(means, 1)])
 
-    delay = stock.readout_delay(snn, calibration, 10**6)
-    return Conversion(snn, sums, [*map(float, steps)], [*map(float, steps)], steps, lambda t: (snn, t), delay=delay)
+    return Conversion(
+        snn,
+        sums,
+        [*map(float, steps)],
+        [*map(float, steps)],
+        steps,
+        anchors(timesteps),
+        lambda answer: [Part(snn, answer, answer)] if answer else [],
+        delay=stock.readout_delay(snn, calibration, 10**6),
+    )
 
 
 def convert_rate(
@@ -83,13 +107,23 @@ def convert_rate(
         parts = [snn(part).cumsum(0) for part in images.split(max(1, FOLDED // snn.steps))]
         return torch.cat(parts, 1)
 
+    def parts(answer: int) -> list[Part]:
+        if kind == "cos":  # the steps that look for the offset, and the answer
+            wanted = [RateNetwork(network, kind, steps, extra) for steps in (extra, answer) if steps]
+        elif answer:
+            wanted = [RateNetwork(network, kind, answer, extra)]
+        else:
+            wanted = [RateNetwork(network, "if", extra)] if extra else []
+        return [Part(one, None, one.steps) for one in wanted]
+
     return Conversion(
         snn,
         sums,
         [float(step) for step in range(1, timesteps + 1)],
         [float(steps) for steps in snn.per_layer],
         snn.latency,
-        lambda t: (RateNetwork(network, kind, t, extra), None),
+        anchors(timesteps, least=extra if kind == "cos" else 1),
+        parts,
         source=network,
     )
 
@@ -105,7 +139,14 @@ def convert_pascal(
     snn = pascal_ext.convert(source)
     steps = snn.plan.mean_levels
     return Conversion(
-        snn, lambda images: snn(images).unsqueeze(0), [steps], [steps], [snn.latency], lambda t: (snn, None), source
+        snn,
+        lambda images: snn(images).unsqueeze(0),
+        [steps],
+        [steps],
+        [snn.latency],
+        [round(steps)],
+        lambda answer: [Part(snn, None, 1)],
+        source,
     )
 
 
@@ -114,6 +155,12 @@ FAMILIES: dict[str, Callable[..., Conversion]] = {
     "rate": convert_rate,
     "pascal": convert_pascal,
 }
+
+
+def anchors(timesteps: int, least: int = 1) -> list[int]:
+    """0, the powers of two from ``least`` on, and ``timesteps``."""
+    powers = [2**power for power in range(timesteps.bit_length())]
+    return sorted({0, least, timesteps, *(power for power in powers if least <= power <= timesteps)})
 
 
 def repeated(calibration: Iterable[Any], updates: int) -> list[tuple[Tensor, Tensor]]:

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from benchmarks.compare.conversions import FAMILIES, Batches, Conversion
+from benchmarks.compare.memory import peak_bytes
+from benchmarks.compare.operations import ann_operations, operations
 from benchmarks.compare.registry import Method
 from benchmarks.compare.workload import Workload
+
+COUNTED = 20  # images that operations are counted on
 
 
 @dataclasses.dataclass
@@ -41,7 +45,6 @@ class Measurement:
         """What ``method`` makes of the QCFS network called ``network`` (empty: of the ReLU network)."""
         key = (network, repr((method.family, method.options)))
         if key not in self._made:
-            self._made.clear()  # one at a time: they are large
             ann = self.workload.networks[network] if method.needs_qcfs else self.workload.relu
             build = FAMILIES[method.family]
             self._made[key] = build(ann, self.workload.calibration, self.timesteps, **method.options)
@@ -62,6 +65,21 @@ class Measurement:
             row |= {"seconds": round(seconds, 4), "ann_seconds": round(ann_seconds, 4)}
             rows.append(row | ({"delay": made.delay} if method.delayed else {}))
         return rows
+
+    def costs(self, method: Method, network: str) -> dict[str, Any]:
+        """A row on the operations, energy and memory of what ``method`` makes, from some images of the first shard."""
+        made, relu = self.conversion(method, network), self.workload.relu
+        batches = self.workload.shard(0)
+        images, labels = (torch.cat([batch[index] for batch in batches]) for index in (0, 1))
+        chosen = torch.linspace(0, len(labels) - 1, min(COUNTED, len(labels))).long()
+        some = images[chosen], labels[chosen]
+        return {
+            "images": len(chosen),
+            "operations": operations(made, some),
+            "ann_operations": ann_operations(relu, some),
+            "peak_bytes": peak_bytes(made.sums, batches[0][0]),
+            "ann_peak_bytes": peak_bytes(relu, batches[0][0]),
+        }
 
     @torch.inference_mode()
     def _run(

@@ -90,7 +90,7 @@ class Suite:
     timesteps: int = 64
     calibration: int = 1000
     batch_size: int = 50
-    shard: int = 1000
+    shard: int = 500
 
 
 SUITES = {
