@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +63,7 @@ def run_suite(
 ) -> int:
     """Measure what ``output`` has no rows of yet, and append them; returns how many those were."""
     environment, written = rows.environment(), 0
-    done = {tuple(row[name] for name in KEY) for row in read(output)}
+    done = {tuple(row[name] for name in KEY) for row in rows.read(output)}
     shards = min(made.shards, -(-images // settings.shard))
     wanted = list(tasks(methods, list(made.networks), shards))
     measurement = Measurement(made, settings.timesteps)
@@ -83,11 +82,6 @@ def run_suite(
             rows.append(output, {**keys[index], "data": made.title, **row, **again, **environment})
             written += 1
     return written
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def parse_checkpoints(pairs: Sequence[str]) -> dict[str, Path]:

@@ -75,8 +75,8 @@ def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Map
     source = data.SOURCES[suite.dataset]
     relu = fast(with_plain_shortcuts(load_relu(model, source.classes, weights)))
     networks = {name: fast(load_qcfs(path)) for name, path in checkpoints.items()}
-    train, test = data.read(source, root, "train"), data.read(source, root, "test")
-    calibration = list(data.loader(source, train, suite.batch_size, limit=suite.calibration))
+    train, test = data.read(source, root, "train", limit=suite.calibration), data.read(source, root, "test")
+    calibration = list(data.loader(source, train, suite.batch_size))
     size = len(test)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
     shards = -(-size // suite.shard)
 
