@@ -14,7 +14,8 @@ import typer
 from tqdm.auto import tqdm
 
 from benchmarks import rows
-from benchmarks.compare import workload
+from benchmarks.compare import figures, page, tables, workload
+from benchmarks.compare.curves import compare
 from benchmarks.compare.measure import Measurement
 from benchmarks.compare.registry import METHODS, SUITES, Method, Suite, find
 from pascal_ext.errors import InvalidArgumentError, PascalError
@@ -143,6 +144,27 @@ def run(
         command = shlex.join(["python", "-m", "benchmarks.compare", "run", suite, *words])
         written = run_suite(suite, settings, made, methods, images=images, seed=seed, command=command, output=output)
         typer.echo(f"{written} rows written to {output}")
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Option("--rows", help="File of result rows.", dir_okay=False)] = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder for what is written.")] = rows.RESULTS / "compare",
+) -> None:
+    """Write the page, the figures, the CSV file and the Markdown tables, from the rows alone."""
+    with _errors():
+        found = rows.read(source)
+        comparisons = compare(found)
+        if not comparisons:
+            raise InvalidArgumentError(f"{str(source)!r} holds no rows of a comparison; `run` writes them")
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.html").write_text(page.html(comparisons, found), encoding="utf-8")
+        (output / "points.csv").write_text(tables.to_csv(comparisons), encoding="utf-8")
+        (output / "tables.md").write_text(tables.document(comparisons), encoding="utf-8")
+        for comparison in comparisons:
+            for name, suffix in itertools.product(figures.FIGURES, ("png", "svg")):
+                figures.save(comparison, name, output / f"{figures.slug(comparison)}-{name}.{suffix}")
+        typer.echo(f"{len(found)} rows: {output / 'report.html'}")
 
 
 class _errors:  # noqa: N801  # reads as a statement
