@@ -16,7 +16,7 @@ from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.data import split_batch
 
 Batches = Sequence[tuple[Tensor, Tensor]]
-FOLDED = 1600  # images times steps that a rate-coded network is given at once: some hundred megabytes on a ResNet-20
+FOLDED = 400  # images times steps that a rate-coded network is given at once: more is slower on a CPU
 LEAST_READOUT = 4  # outputs that SpikingJelly's delayed readout leaves, at least
 
 

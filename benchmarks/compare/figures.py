@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.curves import Comparison, Curve, Point
+from pascal_ext.extras import require
 from pascal_ext.figures import ACCENT, INK, LINE, MUTED, PAPER, THEMED, drawing, themed_svg
 
 LIGHT = {INK: "#1d1c1a", MUTED: "#68645d", LINE: "#d3cec5", ACCENT: "#b3401c", PAPER: "#fbfaf8"}
@@ -45,7 +46,8 @@ FIGURES = {"steps": steps_figure, "energy": energy_figure}
 
 def svg(comparison: Comparison, name: str) -> str:
     """One of :data:`FIGURES` for a page, with the page's colours."""
-    return themed_svg(FIGURES[name](comparison), f"{name}-{slug(comparison)}")
+    with _saving():
+        return themed_svg(FIGURES[name](comparison), f"{name}-{slug(comparison)}")
 
 
 def slug(comparison: Comparison) -> str:
@@ -55,9 +57,16 @@ def slug(comparison: Comparison) -> str:
 
 def save(comparison: Comparison, name: str, path: Path) -> None:
     """Write one of :data:`FIGURES` into ``path``, .png or .svg, in the light colours."""
-    metadata = {"Date": None} if path.suffix == ".svg" else None
     figure = FIGURES[name](comparison, LIGHT)
-    figure.savefig(path, dpi=160, facecolor=LIGHT[PAPER], metadata=metadata)
+    with _saving():
+        figure.savefig(
+            path, dpi=160, facecolor=LIGHT[PAPER], metadata={"Date": None} if path.suffix == ".svg" else None
+        )
+
+
+def _saving() -> Any:
+    """Within the context, SVG files hold text as text, and the same figure is the same file."""
+    return require("matplotlib", extra="report").rc_context({"svg.fonttype": "none", "svg.hashsalt": "pascal-ext"})
 
 
 def _figure(comparison: Comparison, panels: list[tuple[str, X]], palette: Mapping[str, str]) -> Any:

@@ -128,7 +128,6 @@ def test_a_row_tells_how_to_make_it_again(rows_file: Path) -> None:
 
 def test_a_report_needs_rows_alone(rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jinja2")
-    monkeypatch.setattr(workload, "digits", None)
     monkeypatch.setattr(cli, "Measurement", None)
     for folder in ("one", "two"):
         invoke("report", "--rows", str(rows_file), "--output", str(tmp_path / folder))
@@ -145,27 +144,10 @@ def test_a_report_needs_rows_alone(rows_file: Path, tmp_path: Path, monkeypatch:
 
 
 def test_shards_add_up() -> None:
-    row = {
-        **{
-            "suite": "digits",
-            "model": "digits",
-            "data": "digits",
-            "network": "",
-            "method": "sj-max",
-            "T": 2,
-            "seed": 0,
-        },
-        **{"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]},
-        **{
-            "latency": [1, 2],
-            "right": [1, 6],
-            "changed": [9, 4],
-            "mismatched": None,
-            "seconds": 8.0,
-            "ann_seconds": 2.0,
-        },
-        **{"images": 10, "command": "again", "shard": 0},
-    }
+    row = {"suite": "digits", "model": "digits", "data": "digits", "network": "", "method": "sj-max", "T": 2, "seed": 0}
+    row |= {"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]}
+    row |= {"latency": [1, 2], "right": [1, 6], "changed": [9, 4], "mismatched": None, "command": "again"}
+    row |= {"images": 10, "shard": 0, "seconds": 8.0, "ann_seconds": 2.0}
     other = row | {"shard": 1, "images": 30, "right": [2, 14], "ann_right": 21, "seconds": 16.0, "ann_seconds": 4.0}
     ((curve,),) = (found.curves for found in curves.compare([row, other]))
     assert curve.images == 40
