@@ -21,7 +21,7 @@ from benchmarks.compare.registry import METHODS, SUITES, Method, Suite, find
 from pascal_ext.errors import InvalidArgumentError, PascalError
 
 RESULTS = rows.RESULTS / "compare.jsonl"
-KEY = ("suite", "model", "network", "method", "T", "calibration", "seed", "shard")  # what tells one row from another
+KEY = ("suite", "model", "network", "fingerprint", "method", "T", "calibration", "seed", "shard")  # tell rows apart
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)  # or else typer makes a single command the program itself
@@ -35,11 +35,12 @@ class Task:
     network: str
     shard: int | None
 
-    def key(self, suite: str, model: str, settings: Suite, seed: int) -> dict[str, Any]:
+    def key(self, suite: str, made: workload.Workload, settings: Suite, seed: int) -> dict[str, Any]:
         """The row's name: see :data:`KEY`."""
         steps = None if self.method.family == "pascal" else settings.timesteps
-        values = (suite, model, self.network, self.method.name, steps, settings.calibration, seed, self.shard)
-        return dict(zip(KEY, values, strict=True))
+        network = made.networks.get(self.network, made.relu)
+        values = (suite, made.model, self.network, workload.fingerprint(network), self.method.name, steps)
+        return dict(zip(KEY, (*values, settings.calibration, seed, self.shard), strict=True))
 
 
 def tasks(methods: Sequence[Method], networks: Sequence[str], shards: int) -> Iterator[list[Task]]:
@@ -64,12 +65,12 @@ def run_suite(
 ) -> int:
     """Measure what ``output`` has no rows of yet, and append them; returns how many those were."""
     environment, written = rows.environment(), 0
-    done = {tuple(row[name] for name in KEY) for row in rows.read(output)}
+    done = {tuple(row.get(name) for name in KEY) for row in rows.read(output)}
     shards = min(made.shards, -(-images // settings.shard))
     wanted = list(tasks(methods, list(made.networks), shards))
     measurement = Measurement(made, settings.timesteps)
     for group in tqdm(wanted, desc=f"{name}, {made.model}"):
-        keys = [task.key(name, made.model, settings, seed) for task in group]
+        keys = [task.key(name, made, settings, seed) for task in group]
         missing = [index for index, key in enumerate(keys) if tuple(key.values()) not in done]
         if not missing:
             continue

@@ -104,21 +104,22 @@ class Comparison:
 
 def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     """Put rows together: shards of the same method, network and T are added up."""
-    suites: dict[tuple[str, str], dict[tuple[str, str, Any, int], list[Mapping[str, Any]]]] = {}
+    suites: dict[tuple[str, str], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
         if row["method"] in METHODS:
-            curves = suites.setdefault((row["model"], row["data"]), {})
-            curves.setdefault((row["method"], row["network"], row["T"], row["seed"]), []).append(row)
+            same = tuple(row[name] for name in ("method", "network", "T", "seed", "fingerprint", "calibration"))
+            suites.setdefault((row["model"], row["data"]), {}).setdefault(same, []).append(row)
+    found = [_comparison(model, data, grouped) for (model, data), grouped in suites.items()]
+    return [comparison for comparison in found if comparison.curves]
+
+
+def _comparison(model: str, data: str, grouped: Mapping[tuple[Any, ...], list[Mapping[str, Any]]]) -> Comparison:
     order = list(METHODS)
-    found = []
-    for (model, data), grouped in suites.items():
-        keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, key[3]))
-        curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]
-        costs = [row["ann_operations"] for rows in grouped.values() for row in rows if row["shard"] is None]
-        joules, macs = (costs[0]["joules"], costs[0]["macs"]) if costs else (None, None)
-        if curves:
-            found.append(Comparison(model, data, joules, macs, tuple(curves)))
-    return found
+    keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, *key[3:]))
+    curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]
+    costs = next((row["ann_operations"] for same in grouped.values() for row in same if row["shard"] is None), None)
+    joules, macs = (costs["joules"], costs["macs"]) if costs else (None, None)
+    return Comparison(model, data, joules, macs, tuple(curves))
 
 
 def _curve(rows: list[Mapping[str, Any]]) -> Curve:

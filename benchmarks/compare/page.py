@@ -65,15 +65,10 @@ def _commands(comparison: Comparison) -> list[str]:
 
 def _facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Versions, processors and commits of the rows, each once."""
-    versions, hardware, commits = {}, {}, {}
+    facts: dict[str, dict[str, None]] = {"versions": {}, "hardware": {}, "commits": {}}
     for row in rows:
-        versions[", ".join(f"{name} {version}" for name, version in row["versions"].items())] = None
-        cards = row["hardware"].get("gpus", [])
-        hardware[", ".join([row["hardware"]["cpu"], f"{row['hardware']['threads']} threads", *cards])] = None
-        commits[row["commit"]] = None
-    return {
-        "versions": "; ".join(versions),
-        "hardware": "; ".join(hardware),
-        "commits": ", ".join(commits),
-        "energy": HOROWITZ_45NM.source,
-    }
+        machine = row["hardware"]
+        facts["versions"][", ".join(f"{name} {version}" for name, version in row["versions"].items())] = None
+        facts["hardware"][", ".join([machine["cpu"], f"{machine['threads']} threads", *machine.get("gpus", [])])] = None
+        facts["commits"][row["commit"]] = None
+    return {name: "; ".join(values) for name, values in facts.items()} | {"energy": HOROWITZ_45NM.source}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -87,9 +88,17 @@ def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Map
     return Workload(model, source.title, relu, networks, calibration, shards, shard)
 
 
+def fingerprint(model: nn.Module) -> str:
+    """Eight hexadecimal digits that change when a weight does: networks of one name are not always the same."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 def fast(model: M) -> M:
     """``model`` itself, in the memory format in which CPUs convolve fastest."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # the stub lacks it
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
 
 
 def with_plain_shortcuts(model: nn.Module) -> nn.Module:

@@ -147,7 +147,7 @@ def test_shards_add_up() -> None:
     row = {"suite": "digits", "model": "digits", "data": "digits", "network": "", "method": "sj-max", "T": 2, "seed": 0}
     row |= {"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]}
     row |= {"latency": [1, 2], "right": [1, 6], "changed": [9, 4], "mismatched": None, "command": "again"}
-    row |= {"images": 10, "shard": 0, "seconds": 8.0, "ann_seconds": 2.0}
+    row |= {"fingerprint": "", "images": 10, "shard": 0, "seconds": 8.0, "ann_seconds": 2.0}
     other = row | {"shard": 1, "images": 30, "right": [2, 14], "ann_right": 21, "seconds": 16.0, "ann_seconds": 4.0}
     ((curve,),) = (found.curves for found in curves.compare([row, other]))
     assert curve.images == 40
@@ -170,6 +170,15 @@ def test_mistakes_are_told() -> None:
         result = CliRunner().invoke(cli.app, list(arguments))
         assert result.exit_code == 1
         assert message in result.output
+
+
+def test_fingerprints_tell_networks_apart() -> None:
+    model = CifarResNet(1)
+    before = workload.fingerprint(model)
+    assert workload.fingerprint(workload.fast(model)) == before
+    with torch.no_grad():
+        model.linear.bias[3] += 1e-6
+    assert workload.fingerprint(model) != before
 
 
 def test_plain_shortcuts_are_the_same_numbers() -> None:
