@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.compare import figures
 from benchmarks.compare.curves import Comparison, Curve, Point
-from benchmarks.compare.tables import costs, nearest
+from benchmarks.compare.tables import NEAR, costs, nearest
 from pascal_ext.energy import HOROWITZ_45NM
 from pascal_ext.extras import require
 
@@ -41,6 +41,7 @@ def html(comparisons: Sequence[Comparison], rows: Iterable[Mapping[str, Any]]) -
         facts=_facts(rows),
         energies=HOROWITZ_45NM,
         svg=figures.svg,
+        near=NEAR,
         nearest=nearest,
         costs=costs,
         shown=_shown,
