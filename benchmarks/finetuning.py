@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 from benchmarks.data import Batch, Source, stacked
 from benchmarks.lightning_cpu import L
 from benchmarks.models.checkpoints import prepare
+from pascal_ext.calibration import calibrate
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
 from pascal_ext.tracing import qcfs_layers
@@ -82,6 +84,22 @@ class Recipe:
         if step < rising:
             return (step + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def change_levels(student: nn.Module, levels: Mapping[str, int], loader: Iterable[Any], progress: bool = True) -> None:
+    """Give each layer of a QCFS network its number of levels in ``levels``.
+
+    Layers whose levels change get the thresholds that suit them (least squares, the other layers quantising); the rest
+    keep those that they have learnt.
+    """
+    layers = qcfs_layers(student)
+    LevelPlan(levels).check_layers(layers)
+    changed = [name for name, layer in layers.items() if layer.levels != levels[name]]
+    for name in changed:
+        layers[name].levels = levels[name]
+    if changed:
+        per_channel = any(layer.threshold.numel() > 1 for layer in layers.values())
+        calibrate(student, loader, only=changed, per_channel=per_channel, progress=progress)
 
 
 class Images(L.LightningDataModule):

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 import pascal_ext
 from benchmarks import data, rows
 from benchmarks.compilation import compile_activations
-from benchmarks.finetuning import FineTuning, Images, Recipe
+from benchmarks.finetuning import FineTuning, Images, Recipe, change_levels
 from benchmarks.lightning_cpu import L
 from benchmarks.models import build
-from benchmarks.models.checkpoints import load_relu, save_qcfs
+from benchmarks.models.checkpoints import load_qcfs, load_relu, save_qcfs
+from benchmarks.reallocation import Reallocate
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError, PascalError
 from pascal_ext.plan import LevelPlan
@@ -36,22 +37,29 @@ class Run:
         model: see :func:`benchmarks.models.build`.
         levels: the number of levels of every layer, or a plan's JSON file.
         weights: a ReLU checkpoint to start from; from scratch where there is none.
+        start: a QCFS network that this benchmark has trained, to go on from; ``weights`` are then the teacher's.
         per_channel: a threshold for each channel instead of one for each layer.
         calibration_images: how many training images thresholds (and plans) are derived from.
         epochs, batch_size, seed: as ever; the batch is that of one process.
         recipe: see :class:`~benchmarks.finetuning.Recipe`.
+        reallocate_at: the epoch before which levels are reallocated; never where None.
+        strategy, mean_levels: of the reallocation.
     """
 
     dataset: str
     model: str
     levels: str
     weights: str | None
+    start: str | None
     per_channel: bool
     calibration_images: int
     epochs: int
     batch_size: int
     seed: int
     recipe: Recipe
+    reallocate_at: int | None
+    strategy: str
+    mean_levels: float
 
     def source(self) -> data.Source:
         """What the data set is like."""
@@ -60,15 +68,19 @@ class Run:
         return data.SOURCES[self.dataset]
 
     def student(self, relu: nn.Module, calibration: DataLoader[Any]) -> nn.Module:
-        """``relu`` with QCFS activations at their first levels and thresholds."""
-        uniform = self.levels.isdecimal()
-        model = pascal_ext.replace_activations(relu, int(self.levels) if uniform else 8)
+        """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds."""
+        model = pascal_ext.replace_activations(relu) if self.start is None else load_qcfs(Path(self.start))
         layers = qcfs_layers(model)
-        if not uniform:
-            plan = LevelPlan.from_json(Path(self.levels))
-            plan.check_layers(layers)
-            for name, layer in layers.items():
-                layer.levels = plan[name]
+        uniform = self.levels.isdecimal()
+        plan = LevelPlan.uniform(layers, int(self.levels)) if uniform else LevelPlan.from_json(Path(self.levels))
+        if self.start is not None:
+            if relu.state_dict().keys() - model.state_dict().keys():
+                raise InvalidArgumentError(f"{self.start!r} does not hold a QCFS network of the model {self.model!r}")
+            change_levels(model, plan, calibration)
+            return model
+        plan.check_layers(layers)
+        for name, layer in layers.items():
+            layer.levels = plan[name]
         if self.weights is None and not self.per_channel:
             for layer in layers.values():
                 torch.nn.init.constant_(layer.threshold, min(FIRST_THRESHOLD, layer.ceiling))
@@ -123,6 +135,9 @@ def train(
         L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False),
         _Remember(run),
     ]
+    if run.reallocate_at is not None:
+        plan = output / "reallocated.json"
+        callbacks.append(Reallocate(run.reallocate_at, run.strategy, run.mean_levels, calibration, plan))
     lightning = L.Trainer(
         max_epochs=run.epochs,
         callbacks=callbacks,
@@ -200,6 +215,9 @@ def main(
     dataset: Annotated[str, typer.Option(help=f"One of {', '.join(data.SOURCES)}.")] = "cifar10-jpeg",
     model: Annotated[str, typer.Option(help="resnet20, resnet56 or torchvision.NAME.")] = "resnet20",
     weights: Annotated[Path | None, typer.Option(help="ReLU checkpoint to start from.", dir_okay=False)] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A model.pt to go on from, levels changed.", dir_okay=False)
+    ] = None,
     levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file.")] = "4",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A threshold for each channel.")] = False,
     calibration_images: Annotated[int, typer.Option(min=1)] = 1000,
@@ -213,6 +231,9 @@ def main(
     distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
     share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
+    reallocate_at: Annotated[int | None, typer.Option(min=1, help="Reallocate levels before this epoch.")] = None,
+    strategy: Annotated[str, typer.Option(help="Of the reallocation.")] = "al",
+    mean_levels: Annotated[float, typer.Option(min=1, help="Budget of the reallocation.")] = 3.0,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and the network.")] = Path("checkpoints/train"),
     results: Annotated[Path, typer.Option(help="File that the row is added to.")] = rows.RESULTS / "train.jsonl",
@@ -241,12 +262,16 @@ def main(
             model=model,
             levels=levels,
             weights=None if weights is None else str(weights),
+            start=None if start is None else str(start),
             per_channel=per_channel,
             calibration_images=calibration_images,
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
             recipe=recipe,
+            reallocate_at=reallocate_at,
+            strategy=strategy,
+            mean_levels=mean_levels,
         )
         row = train(
             run,

@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pascal_ext import adapters, errors, functional
+    from pascal_ext import adapters, energy, errors, functional
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
+    from pascal_ext.allocation.metric import al_metric
+    from pascal_ext.allocation.planning import allocate, pareto
     from pascal_ext.calibration import calibrate
     from pascal_ext.conversion import convert
     from pascal_ext.io import load, save
@@ -29,11 +31,15 @@ __all__ = [
     "PascIF",
     "SpikingNetwork",
     "adapters",
+    "al_metric",
+    "allocate",
     "calibrate",
     "convert",
+    "energy",
     "errors",
     "functional",
     "load",
+    "pareto",
     "register",
     "replace_activations",
     "save",
@@ -46,9 +52,12 @@ _HOMES = {
     "LevelPlan": "plan",
     "PascIF": "neuron",
     "SpikingNetwork": "network",
+    "al_metric": "allocation.metric",
+    "allocate": "allocation.planning",
     "calibrate": "calibration",
     "convert": "conversion",
     "load": "io",
+    "pareto": "allocation.planning",
     "register": "adapters.spikingjelly.registration",
     "replace_activations": "tracing",
     "save": "io",

@@ -72,7 +72,7 @@ def convert(
     qcfs: QcfsOption = None,
     levels: Annotated[
         str | None,
-        typer.Option(help="Levels of every layer, or the JSON file of a plan. [default: 8, or learnt]"),
+        typer.Option(help="Levels of every layer, the JSON file of a plan, or auto. [default: 8, or learnt]"),
     ] = None,
     on_unsupported: Annotated[str, typer.Option(help="raise, or analog: run such operations as in the ANN.")] = "raise",
     execution: ExecutionOption = "spikes",
@@ -97,6 +97,51 @@ def convert(
     )
     for node in snn.analog_nodes:
         console.print(f"  runs as in the ANN: {node}", markup=False)
+
+
+@app.command()
+def allocate(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help="See convert.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the plan, .json.")],
+    weights: WeightsOption = None,
+    qcfs: QcfsOption = None,
+    strategy: Annotated[str, typer.Option(help="sensitivity, or al: the paper's metric.")] = "sensitivity",
+    mean_levels: Annotated[
+        float | None, typer.Option(help="Budget: mean of the levels. [default: 4 where no budget is given]")
+    ] = None,
+    effective_timesteps: Annotated[float | None, typer.Option(help="Budget: T_eff.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Budget: nanojoules a sample.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Budget: timesteps from input to output.")] = None,
+    choices: Annotated[
+        str | None, typer.Option(metavar="L,L,...", help="Levels to choose from. [default: 1,2,3,4,6,8,12,16]")
+    ] = None,
+    batch_size: BatchSizeOption = 64,
+    limit: LimitOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Choose the levels of each layer of MODEL and write the plan, for convert --levels."""
+    import pascal_ext
+    from pascal_ext.allocation.planning import CHOICES
+    from pascal_ext.specs import parse_whole_numbers
+
+    plan = pascal_ext.allocate(
+        _model(model, weights, qcfs),
+        _data(data, batch_size, limit, image_size, mean, std),
+        strategy,
+        mean_levels=mean_levels,
+        effective_timesteps=effective_timesteps,
+        energy=energy,
+        latency=latency,
+        choices=CHOICES if choices is None else parse_whole_numbers("--choices", choices),
+    )
+    plan.to_json(output)
+    console = Console()
+    for name, layer_levels in plan.items():
+        console.print(f"{layer_levels:4d}  {name}  {plan.reasons.get(name, '')}", markup=False, highlight=False)
+    console.print(f"{output}: {plan.mean_levels:.3g} levels on average")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from pascal_ext.allocation.planning import allocate
 from pascal_ext.calibration import calibrate
 from pascal_ext.counting import counts_graph
 from pascal_ext.errors import InvalidArgumentError, PlanError
@@ -19,8 +20,9 @@ from pascal_ext.plan import LevelPlan, check_levels
 from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
 
 DEFAULT_LEVELS = 8
+CALIBRATION_OPTIONS = frozenset({"method", "per_channel", "percentile", "correct"})
 
-Levels = int | Mapping[str, int] | LevelPlan
+Levels = int | Mapping[str, int] | LevelPlan | str
 
 
 def convert(
@@ -32,6 +34,7 @@ def convert(
     backend: str = "auto",
     on_unsupported: str = "raise",
     fold_batch_norm: bool = False,
+    calibration: Mapping[str, Any] | None = None,
     neuron: type[PascIF] = PascIF,
     network: type[SpikingNetwork] = SpikingNetwork,
     progress: bool = True,
@@ -46,8 +49,9 @@ def convert(
         model: any module that ``torch.fx`` can trace. It is never changed.
         dataloader: batches for calibration; needed where the model has ReLU-like activations.
         levels: levels of the ReLU-like activations: one number for all (8 where nothing is said), a mapping from layer
-            name to levels (8 for layers it does not name), or a :class:`~pascal_ext.LevelPlan` for exactly these
-            layers. Learnt QCFS layers keep their own: they may be named, but only with the levels they have.
+            name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers,
+            or ``"auto"`` to let :func:`pascal_ext.allocate` choose (4 on average). Learnt QCFS layers keep their own:
+            they may be named, but only with the levels they have.
         execution: ``"spikes"`` or ``"counts"``; can be changed later (:attr:`SpikingNetwork.execution`).
         backend: see :func:`pascal_ext.functional.pasc_if`.
         on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
@@ -55,6 +59,8 @@ def convert(
         fold_batch_norm: fold batch norms into the convolutions before them, which is faster, most of all in counts. The
             folded weights round differently than the ANN does: in float32 a neuron in a million then differs, and deep
             networks spread that, so it is off unless asked for.
+        calibration: keyword arguments of :func:`pascal_ext.calibrate`. ``{"correct": "bias", "per_channel": "auto"}``
+            is the most accurate, but holds the activations of all batches in memory: give it some hundred samples.
         neuron: the class of the neurons; framework adapters hand in their own.
         network: the class of the result; likewise.
         progress: show a progress bar while calibrating.
@@ -63,7 +69,8 @@ def convert(
         A network in evaluation mode, on the device and in the dtype of ``model``, that shares no tensor with it.
 
     Raises:
-        InvalidArgumentError: an option is unknown, or ReLU-like activations are there and no dataloader.
+        InvalidArgumentError: an option (also one of ``calibration``) is unknown, or ReLU-like activations are there
+            and no dataloader.
         PlanError: ``levels`` does not fit the model.
         CalibrationError: see :func:`pascal_ext.calibrate`.
         TracingError: see :func:`pascal_ext.tracing.trace`.
@@ -71,9 +78,13 @@ def convert(
     """
     check_execution(execution)
     check_backend(backend)
+    unknown = (calibration or {}).keys() - CALIBRATION_OPTIONS
+    if unknown:
+        raise InvalidArgumentError(f"calibration has {sorted(unknown)}; it takes {sorted(CALIBRATION_OPTIONS)}")
     if on_unsupported not in ("raise", "analog"):
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
-    quantised = _quantise(trace(model), dataloader, levels, progress)
+    options = {**(calibration or {}), "progress": progress}
+    quantised = _quantise(trace(model), dataloader, levels, options)
     _check_thresholds(quantised)
     if fold_batch_norm:
         fold_batch_norms(quantised)
@@ -86,7 +97,7 @@ def convert(
 
 
 def _quantise(
-    traced: fx.GraphModule, dataloader: Iterable[Any] | None, levels: Levels | None, progress: bool
+    traced: fx.GraphModule, dataloader: Iterable[Any] | None, levels: Levels | None, options: Mapping[str, Any]
 ) -> fx.GraphModule:
     """``traced`` with QCFS activations only, calibrated, at the levels asked for."""
     learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
@@ -96,6 +107,9 @@ def _quantise(
             f"the model has ReLU-like activations {list(plain)}, whose thresholds must be calibrated: pass a "
             "dataloader (or replace them first: pascal_ext.replace_activations, calibrate, fine-tune)"
         )
+    if levels == "auto" and plain:
+        assert dataloader is not None
+        levels = allocate(traced, dataloader, only=plain, progress=progress)
     plan = _plan(learnt, list(plain), levels)
     if not plain:
         return traced
@@ -103,7 +117,7 @@ def _quantise(
     for name, layer in qcfs_layers(quantised).items():
         layer.levels = plan[name]
     assert dataloader is not None
-    return calibrate(quantised, dataloader, only=plain, progress=progress)
+    return calibrate(quantised, dataloader, only=plain, **options)
 
 
 def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) -> LevelPlan:
@@ -113,8 +127,10 @@ def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) ->
         PlanError: ``levels`` names unknown layers, contradicts a learnt one, or is no plan at all.
     """
     names = [*learnt, *plain]
-    if levels is None:
+    if levels is None or levels == "auto":
         wanted: dict[str, int] = {}
+    elif isinstance(levels, str):
+        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping, a LevelPlan or 'auto'")
     elif isinstance(levels, LevelPlan):
         levels.check_layers(names)
         wanted = dict(levels)

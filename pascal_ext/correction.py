@@ -55,6 +55,7 @@ def find_corrections(
         raise CalibrationError(f"the data never reaches the layers {unknown}; are they used in forward()?")
     _check_call_sites(traced, model)
     for name in layers:
+        _check_name(model, name)
         old = bias_current_of(traced, name)
         if old is not None:
             old.data.zero_()
@@ -88,9 +89,6 @@ def insert_bias_currents(traced: fx.GraphModule, biases: Mapping[str, Tensor]) -
     """Add a constant to what each layer reads, as a parameter ``<layer>_bias_current``, [C, 1, ...] or scalar.
 
     Where the graph has one already, it is replaced.
-
-    Raises:
-        InvalidArgumentError: the model has something else of that name.
     """
     for node in [node for node in traced.graph.nodes if node.op == "call_module"]:
         name = str(node.target)
@@ -100,8 +98,6 @@ def insert_bias_currents(traced: fx.GraphModule, biases: Mapping[str, Tensor]) -
         scope, _, leaf = f"{name}{SUFFIX}".rpartition(".")
         parent = traced.get_submodule(scope)
         if bias_current_of(traced, name) is None:
-            if hasattr(parent, leaf):
-                raise InvalidArgumentError(f"the model has a {name + SUFFIX!r}, where a bias is to be put; rename it")
             with traced.graph.inserting_before(node):
                 setattr(parent, leaf, parameter)
                 value = traced.graph.get_attr(f"{name}{SUFFIX}")
@@ -121,6 +117,12 @@ def bias_current_of(root: nn.Module, layer: str) -> nn.Parameter | None:
     except AttributeError:
         return None
     return found if isinstance(found, nn.Parameter) else None
+
+
+def _check_name(model: nn.Module, layer: str) -> None:
+    scope, _, leaf = f"{layer}{SUFFIX}".rpartition(".")
+    if bias_current_of(model, layer) is None and hasattr(model.get_submodule(scope), leaf):
+        raise InvalidArgumentError(f"the model has a {layer + SUFFIX!r}, where a bias is to be put; rename it")
 
 
 def _check_call_sites(traced: fx.GraphModule, model: nn.Module) -> None:

@@ -82,7 +82,7 @@ def _check_names(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if op == "placeholder":
         names.append(target.lstrip("*"))
     elif op in ("get_attr", "call_module"):
-        names += [part for part in target.split(".") if not part.isdecimal()]  # the layers of a Sequential are "0", "1"
+        names += [part for part in target.split(".") if not _is_quoted(part)]
     elif op == "call_method":
         names.append(target)
         if not callable(getattr(Tensor, target, None)):
@@ -92,6 +92,14 @@ def _check_names(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, 
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
             raise ValueError(f"{name!r} is no name that a network may use")
+
+
+def _is_quoted(part: str) -> bool:
+    """Whether fx writes this part of a layer's name as a string, and nothing in it ends the string.
+
+    Such are ``"0"`` of a Sequential and ``"block1-0"`` of a RegNet.
+    """
+    return not part.isidentifier() and part.isprintable() and not set(part) & set("\"'\\") and part != ""
 
 
 def function_name(function: Any) -> str:

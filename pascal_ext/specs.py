@@ -99,8 +99,10 @@ def _read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def parse_levels(text: str) -> int | LevelPlan:
-    """``"8"`` -> 8; anything else is the file of a :class:`LevelPlan`."""
+def parse_levels(text: str) -> int | str | LevelPlan:
+    """``"8"`` -> 8; ``"auto"`` -> "auto"; anything else is the file of a :class:`LevelPlan`."""
+    if text == "auto":
+        return text
     if text.lstrip("+-").isdigit():
         return int(text)
     return LevelPlan.from_json(Path(text))
@@ -116,6 +118,18 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise InvalidArgumentError(f"{option} must be numbers with commas between them, got {text!r}") from None
+
+
+def parse_whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """``"1,2,4"`` -> (1, 2, 4).
+
+    Raises:
+        InvalidArgumentError: ``text``, given as ``option``, is something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidArgumentError(f"{option} must be whole numbers with commas between them, got {text!r}") from None
 
 
 def load_data(

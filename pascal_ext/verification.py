@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pascal_ext.correction import bias_current_of, insert_bias_currents
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
@@ -126,7 +127,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
 
     Args:
         ann: the QCFS network that ``snn`` was converted from; or the ReLU network: it is then compared with its QCFS
-            twin, which has the thresholds and levels of ``snn``. Run in evaluation mode; never changed.
+            twin, which has the thresholds, bias currents and levels of ``snn``. Run in evaluation mode; never changed.
         snn: a converted network, in the execution that is to be checked.
         dataloader: batches as :func:`pascal_ext.data.split_batch` understands them.
         progress: show a progress bar.
@@ -162,7 +163,9 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
 def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
     """The QCFS network that ``snn`` should equal."""
     plain = relu_layers(original)
+    biases = {name: bias_current_of(snn, name) for name in plain}
     twin = replace_activations(original)
+    insert_bias_currents(twin, {name: bias for name, bias in biases.items() if bias is not None})
     layers, neurons = qcfs_layers(twin), snn.neurons
     if layers.keys() != neurons.keys():
         raise InvalidArgumentError(

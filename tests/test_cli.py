@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,27 @@ def test_a_trained_qcfs_model_with_a_plan(project: Path) -> None:
         assert pascal_ext.load("snn.safetensors").plan == plan
 
 
+@pytest.mark.parametrize("strategy", ["sensitivity", "al"])
+def test_a_plan_is_written_for_convert(project: Path, capsys: pytest.CaptureFixture[str], strategy: str) -> None:
+    budgets = ("--mean-levels", "3", "--latency", "20", "--choices", "1,2,4")
+    arguments = ("--data", "its_own:data", "--strategy", strategy, *budgets, "--output", "plan.json")
+    assert run("allocate", "its_own:model", *arguments) == 0
+    options: dict[str, Any] = {"mean_levels": 3.0, "latency": 20.0, "choices": (1, 2, 4), "progress": False}
+    plan = pascal_ext.allocate(own_model(), specs.load_data("its_own:data"), strategy, **options)
+    assert LevelPlan.from_json("plan.json") == plan
+    assert f"{plan.mean_levels:.3g} levels on average" in capsys.readouterr().out
+    arguments = ("--data", "its_own:data", "--levels", "plan.json", "--output", "snn.safetensors")
+    assert run("convert", "its_own:model", *arguments) == 0
+    assert pascal_ext.load("snn.safetensors").plan == plan
+
+
+def test_levels_are_chosen_while_converting(project: Path) -> None:
+    arguments = ("--data", "its_own:data", "--levels", "auto", "--output", "snn.safetensors")
+    assert run("convert", "its_own:model", *arguments) == 0
+    plan = pascal_ext.allocate(own_model(), specs.load_data("its_own:data"), progress=False)
+    assert pascal_ext.load("snn.safetensors").plan == plan
+
+
 def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvision: object) -> None:
     from PIL import Image
     from torchvision import datasets, transforms
@@ -139,6 +161,7 @@ def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvisi
         (("its_own:model", "--data", "empty"), "no images in 'empty'"),
         (("its_own:model", "--data", "empty", "--mean", "a,b"), "--mean must be numbers"),
         (("its_own:model",), "pass a dataloader"),
+        (("its_own:model", "--qcfs", "auto"), "a trained QCFS model has its levels"),
         (("its_own:model", "--data", "its_own:data", "--levels", "0"), "levels must be at least 1"),
         (("its_own:model", "--data", "its_own:data", "--levels", "missing.json"), "cannot read the plan"),
     ],
@@ -169,4 +192,4 @@ def test_reports_need_what_they_compare_with(project: Path, capsys: pytest.Captu
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("demo", "convert", "verify", "report"))
+    assert all(command in shown for command in ("demo", "convert", "allocate", "verify", "report"))

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pascal_ext
-from pascal_ext.energy import effective_timesteps, energy_ratio, network_effective_timesteps
-from pascal_ext.energy.effective import fan_ins
+from pascal_ext.energy import effective_timesteps, energy_ratio, fan_ins, network_effective_timesteps
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from tests.networks import Net
 
@@ -81,6 +80,20 @@ def test_fan_ins_of_a_network() -> None:
     expected = {"first": 27, "second": 26, "third": 32, "fourth": 4}
     assert fan_ins(snn) == expected
     assert network_effective_timesteps(snn) == effective_timesteps(snn.plan, expected)
+
+
+def test_fan_ins_do_not_need_a_conversion() -> None:
+    ann = Block().eval()
+    qcfs = pascal_ext.replace_activations(ann, levels=4)
+    snn = pascal_ext.convert(qcfs)
+    assert fan_ins(ann) == fan_ins(qcfs) == fan_ins(snn)
+    assert network_effective_timesteps(qcfs) == network_effective_timesteps(snn)
+    plan = snn.plan.updated({"second": 1})
+    assert network_effective_timesteps(ann, plan) == effective_timesteps(plan, fan_ins(snn))
+    with pytest.raises(InvalidArgumentError, match="pass levels"):
+        network_effective_timesteps(ann)
+    with pytest.raises(PlanError, match="not of the same layers"):
+        network_effective_timesteps(ann, {"first": 4})
 
 
 def test_fan_ins_that_nobody_knows() -> None:

@@ -125,6 +125,11 @@ def test_the_features_of_a_single_sample_are_no_amplitudes() -> None:
     assert measure(nn.Linear(5, 2), [x], timesteps=3, progress=False).macs == 30
 
 
+def test_sparse_analog_features_are_no_amplitudes() -> None:
+    x = torch.rand(3, 30) * torch.eye(3).repeat(1, 10)  # each feature of one sample only
+    assert measure(nn.Linear(30, 2), [x], progress=False).macs == 60
+
+
 class Integrator(nn.Module):
     """Integrate and fire with a soft reset; what a call gives depends on the calls before."""
 
@@ -233,6 +238,8 @@ def test_products_of_activations() -> None:
     network = Pair(lambda self, x, y: x @ y)
     spikes, values = (torch.rand(2, 3, 4) < 0.5).float(), torch.rand(2, 4, 5)
     assert measure(network, [((spikes, values), None)], progress=False).synaptic_operations == spikes.sum() * 5 / 2
+    gram = Net(lambda self, x: x.T @ x)
+    assert measure(gram, [torch.rand(4, 3), torch.rand(2, 3)], progress=False).macs * 6 == 3 * 3 * (4 + 2)
     attention = Net(lambda self, x: F.scaled_dot_product_attention(x, x, x))
     assert measure(attention, [torch.rand(2, 1, 3, 4)], progress=False).macs == 2 * 3 * 3 * 4
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)

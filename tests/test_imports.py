@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from lower layers, and from its own as long as there is no circle.
 LAYERS = (
-    {"errors", "plan", "extras"},
+    {"cost_model", "errors", "plan", "extras"},
     {"data", "distributed", "histogram", "image_tree", "ops"},
     {"functional"},
     {"neuron", "qcfs"},

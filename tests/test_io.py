@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,8 @@ MARK = "torch.manual_seed(4242)"  # what the code that is smuggled in would do
         replaced("call_method", target="grad"),
         replaced("get_attr", target=f'a", {MARK}) #', args=[]),
         replaced("get_attr", target="__class__", args=[]),
+        replaced("get_attr", target="a-\\", args=[]),
+        replaced("get_attr", target=f"a-\n{MARK}\n", args=[]),
         replaced("get_attr", target="a.weight.data", args=[]),
         replaced("get_attr", target="forward", args=[]),
         replaced("call_module", target="load_state_dict"),
@@ -237,6 +240,18 @@ def test_a_file_cannot_smuggle_code_in(edit: Callable[[dict[str, Any]], None], p
     with pytest.raises(SerializationError):
         load(edited(path, edit))
     assert torch.initial_seed() != 4242
+
+
+def test_layers_may_have_names_that_are_no_identifiers(tmp_path: Path) -> None:
+    """torchvision's RegNets have layers ``block1-0``; also a copy goes through the file's format."""
+    layers = {"block1-0": nn.Conv2d(3, 4, 1), "a b": nn.ReLU(), "7": nn.Conv2d(4, 2, 1)}
+    model = nn.Sequential(OrderedDict(layers)).double()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    snn = convert(model, [x], progress=False)
+    save(snn, tmp_path / "snn.safetensors")
+    for again in (load(tmp_path / "snn.safetensors"), copy.deepcopy(snn)):
+        assert torch.equal(again(x), snn(x))
+        assert again.plan == snn.plan
 
 
 def test_names_of_nodes_are_made_harmless(path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 import pascal_ext
 
 PUBLIC = {
-    "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "calibrate", "convert", "errors", "functional", "load",
-    "register", "replace_activations", "save", "unregister", "verify",
+    "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "al_metric", "allocate", "calibrate", "convert",
+    "energy", "errors", "functional", "load", "pareto", "register", "replace_activations", "save", "unregister",
+    "verify",
 }  # fmt: skip
 
 
@@ -42,8 +43,11 @@ def test_dir_lists_the_public_names_and_others_are_attribute_errors() -> None:
     ("function", "parameters"),
     [
         ("replace_activations", ["model", "levels"]),
+        ("al_metric", ["activations", "bins"]),
+        ("allocate", ["model", "dataloader", "strategy"]),
         ("calibrate", ["model", "dataloader"]),
         ("convert", ["model", "dataloader", "levels"]),
+        ("pareto", ["model", "dataloader", "strategy"]),
         ("verify", ["ann", "snn", "dataloader"]),
         ("save", ["snn", "path"]),
         ("load", ["path"]),

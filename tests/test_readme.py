@@ -20,7 +20,7 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
     images = torch.rand(16, 1, 8, 8)
     names = {"model": model, "images": images, "loader": [(images, torch.zeros(16))]}
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     for block in BLOCKS:
         code = block if HAS_RECIPES else block.replace("converter.convert(model)", "converter(model)")
         exec(compile(code, "README.md", "exec"), names)

@@ -1,7 +1,8 @@
 """What a network costs: synaptic operations counted from real spikes, energy, latency, effective timesteps."""
 
-from pascal_ext.energy.cost import HOROWITZ_45NM, EnergyReport, LayerCost, NeuronCost, OperationEnergies
-from pascal_ext.energy.effective import effective_timesteps, energy_ratio, network_effective_timesteps
+from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies, energy_ratio
+from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
+from pascal_ext.energy.effective import effective_timesteps, fan_ins, network_effective_timesteps
 from pascal_ext.energy.measurement import measure
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "OperationEnergies",
     "effective_timesteps",
     "energy_ratio",
+    "fan_ins",
     "measure",
     "network_effective_timesteps",
 ]

@@ -4,27 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class OperationEnergies:
-    """What an operation costs, in joules, and who says so.
-
-    Attributes:
-        mac: a multiplication and an addition.
-        ac: an addition.
-        source: where the figures are from, and what they hold for.
-    """
-
-    mac: float
-    ac: float
-    source: str
-
-
-HOROWITZ_45NM = OperationEnergies(
-    mac=4.6e-12,  # 3.7 pJ for the multiplication and 0.9 pJ for the addition
-    ac=0.9e-12,
-    source="32-bit floating point in 45 nm at 0.9 V: M. Horowitz, Computing's energy problem, ISSCC 2014, fig. 1.1.9",
-)
+from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
 
 
 @dataclass(frozen=True)
@@ -130,6 +110,14 @@ class EnergyReport:
             for layer in self.layers.values()
         ]
         lines.append(_line(width, "total", "", self.firing_rate, self))
+        if self.neurons:
+            width = max([7, *map(len, self.neurons)])
+            lines.append(f"{'neurons':<{width}}  window  levels  latency  firing rate  updates")
+            lines += [
+                f"{row.name:<{width}}  {row.window:>6}  {row.levels:>6}  {row.latency:>7}  {row.firing_rate:>11.4f}  "
+                f"{row.updates:>7,}"
+                for row in self.neurons.values()
+            ]
         told = [f"per sample, mean over {self.samples:,}; {self.timesteps:.4g} timesteps, latency {self.latency}"]
         if self.effective_timesteps is not None:
             told.append(f"T_eff {self.effective_timesteps:.4g}")

@@ -9,11 +9,13 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pascal_ext.cost_model import energy_ratio
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import name_of
-from pascal_ext.plan import check_levels
+from pascal_ext.qcfs import QCFS
+from pascal_ext.tracing import relu_layers, replace_activations, trace
 
 _WEIGHTED = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm einsum".split()
@@ -22,27 +24,8 @@ _WEIGHTED = frozenset(
 LevelsOrFanIn = Mapping[str, float] | Sequence[float]
 
 
-def energy_ratio(levels: int, fan_in: float) -> float:
-    """What a PASC-IF neuron and its synapses cost, relative to an IF neuron over as many timesteps.
-
-    With r = 4 / (3 · fan_in), the cost of a neuron's update relative to its synapses', and T = L (arXiv 2505.01730;
-    the constants are those of the authors' code):
-
-        r_E = (1 + (5T − 2)·r) / (1 + T·r)
-
-    Raises:
-        PlanError: ``levels`` is not a whole number of at least 1.
-        InvalidArgumentError: ``fan_in`` is not positive.
-    """
-    steps = check_levels(levels)
-    if not (0 < fan_in < math.inf):
-        raise InvalidArgumentError(f"fan_in, the synapses of a neuron, must be positive, got {fan_in!r}")
-    ratio = 4 / (3 * fan_in)
-    return (1 + (5 * steps - 2) * ratio) / (1 + steps * ratio)
-
-
 def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published: bool = False) -> float:
-    """T_eff = mean over the layers of r_E·T, see :func:`energy_ratio`.
+    """T_eff = mean over the layers of r_E·T, see :func:`pascal_ext.cost_model.energy_ratio`.
 
     Args:
         levels: of each layer of neurons, in a list or under its name.
@@ -52,7 +35,7 @@ def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published:
 
     Raises:
         PlanError: there are no layers, or levels and fan-ins are not of the same layers.
-        InvalidArgumentError: ``published`` with mappings; or see :func:`energy_ratio`.
+        InvalidArgumentError: ``published`` with mappings; or see :func:`pascal_ext.cost_model.energy_ratio`.
     """
     if isinstance(levels, Mapping) != isinstance(fan_in, Mapping):
         raise InvalidArgumentError("levels and fan_in must both be lists, or both go by the layers' names")
@@ -75,29 +58,57 @@ def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published:
     return sum(energy_ratio(steps, inputs) * steps for steps, inputs in pairs) / len(pairs)
 
 
-def network_effective_timesteps(network: SpikingNetwork) -> float | None:
-    """T_eff of a converted network with its real fan-ins, see :func:`fan_ins`; None where they cannot be told."""
-    inputs = fan_ins(network)
+def network_effective_timesteps(network: nn.Module, levels: Mapping[str, int] | None = None) -> float | None:
+    """T_eff of a network with its real fan-ins, see :func:`fan_ins`; None where one of them cannot be told.
+
+    Args:
+        network: a converted network, a QCFS model, or a ReLU model.
+        levels: of each layer, a :class:`~pascal_ext.LevelPlan` say; by default the network's own.
+
+    Raises:
+        PlanError: ``levels`` is not of the network's layers.
+        InvalidArgumentError: a ReLU model without ``levels``.
+    """
+    graph, root = _with_neurons(network)
+    neurons = _neurons(graph, root)
+    if levels is None:
+        if not isinstance(network, SpikingNetwork) and relu_layers(trace(network)):
+            raise InvalidArgumentError("the network has ReLU-like activations, which have no levels: pass levels")
+        levels = {name: root.get_submodule(name).levels for name in neurons}  # type: ignore[misc]
+    inputs = {name: _synapses(root, node.all_input_nodes) for name, node in neurons.items()}
     known = {name: count for name, count in inputs.items() if count is not None}
     if not known or len(known) < len(inputs):
         return None
-    return effective_timesteps(network.plan, known)
+    return effective_timesteps(levels, known)
 
 
-def fan_ins(network: SpikingNetwork) -> dict[str, float | None]:
-    """Layer of neurons -> synapses of one of its neurons, away from zero padding.
+def fan_ins(network: nn.Module) -> dict[str, float | None]:
+    """Layer of neurons (or of activations) -> synapses of one of its neurons, away from zero padding.
 
     Those of all layers with weights between it and the neurons before it are summed; a shortcut without weights is one
     synapse. None where a neuron is reached by functions with weights of their own (``F.conv2d``).
+
+    Args:
+        network: a converted network, a QCFS model, or a ReLU model.
     """
-    found: dict[str, float | None] = {}
-    for node in network.counts_graph.nodes:
-        if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), PascIF):
-            found[str(node.target)] = _synapses(network, node.all_input_nodes)
-    return found
+    graph, root = _with_neurons(network)
+    return {name: _synapses(root, node.all_input_nodes) for name, node in _neurons(graph, root).items()}
 
 
-def _synapses(network: SpikingNetwork, sources: Iterable[fx.Node]) -> float | None:
+def _with_neurons(network: nn.Module) -> tuple[fx.Graph, nn.Module]:
+    """The graph of ``network`` with a module for each layer of neurons, and where its modules are."""
+    if isinstance(network, SpikingNetwork):
+        return network.counts_graph, network
+    traced = replace_activations(network)
+    return traced.graph, traced
+
+
+def _neurons(graph: fx.Graph, root: nn.Module) -> dict[str, fx.Node]:
+    calls = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
+    return {name: node for name, node in calls.items() if isinstance(root.get_submodule(name), (PascIF, QCFS))}
+
+
+def _synapses(root: nn.Module, sources: Iterable[fx.Node]) -> float | None:
     """Of a neuron that reads ``sources``."""
     pending, seen, total = list(sources), set(), 0.0
     while pending:
@@ -105,10 +116,10 @@ def _synapses(network: SpikingNetwork, sources: Iterable[fx.Node]) -> float | No
         if node in seen or node.op == "get_attr":
             continue
         seen.add(node)
-        module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and (count := layer_fan_in(module)) is not None:
             total += count
-        elif isinstance(module, PascIF) or node.op == "placeholder":
+        elif isinstance(module, (PascIF, QCFS)) or node.op == "placeholder":
             total += 1
         elif node.op != "call_module" and name_of(node) in _WEIGHTED:
             return None

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.data import batches, device_of
-from pascal_ext.energy.cost import HOROWITZ_45NM, EnergyReport, LayerCost, NeuronCost, OperationEnergies
+from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
 from pascal_ext.energy.effective import network_effective_timesteps
 from pascal_ext.energy.synapses import SynapseCounter, Tally
 from pascal_ext.errors import InvalidArgumentError
@@ -46,7 +47,8 @@ def measure(
         timesteps: T, how often a spiking network of single steps is called; None for a network whose one call is a
             complete presentation.
         reset: sets the state of all neurons to its beginning, called before each batch with the network; by default,
-            ``reset()`` of each module that has it.
+            ``reset()`` of each module that has it, as SpikingJelly's neurons do (snnTorch's want
+            ``snntorch.utils.reset``).
         energies: of one operation.
         progress: show a progress bar.
 

@@ -1,12 +1,12 @@
 """Counting the synaptic operations of a forward pass, whatever calls them: modules, functions or scaled weights.
 
 A convolution or a matrix product is looked at where torch runs it, with the input that it really gets. It *reads
-spikes* if, over the whole measurement, that input takes one value besides 0; or one for each channel, as long as there
-are two samples to tell such amplitudes from the values of an image. Then no multiplication is needed: the amplitude
-(a stock converter's scaler, say) belongs into the weights, where whoever builds the hardware folds it once. Each
-nonzero input costs one accumulate for each synapse that it has: those that zero padding or a stride cuts off are not
-counted. Any other input is analog, and every synapse costs a multiply-accumulate. Of a product of two activations, the
-first factor is the input.
+spikes* if, over the whole measurement, that input takes one value besides 0; or one for each channel (each feature of a
+linear layer), seen in several samples and again and again, so that they are no values of an image. Then no
+multiplication is needed: the amplitude (a stock converter's scaler, say) belongs into the weights, where whoever builds
+the hardware folds it once. Each nonzero input costs one accumulate for each synapse that it has: those that zero
+padding or a stride cuts off are not counted. Any other input is analog, and every synapse costs a multiply-accumulate.
+Of a product of two activations, the first factor is the input.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ class Tally:
         high, low = x.amax(1), x.amin(1)
         here = torch.where(high > 0, high, low)
         known = here if self._amplitudes is None else self._amplitudes
+        if known.shape != here.shape:  # no channels, but a product whose sizes vary with the batch's
+            self._uniform = self._equal = False
+            return
         amplitudes = torch.where(known == 0, here, known)
         self._amplitudes = amplitudes
         active = amplitudes[amplitudes != 0]
@@ -91,8 +94,12 @@ class Tally:
         self._uniform = within and (self._by_channel or self._equal)
 
     def reads_spikes(self, samples: int) -> bool:
-        """Whether all inputs had one amplitude; one for each channel, where there were several ``samples``."""
-        return self._equal or (self._uniform and samples > 1)
+        """Whether all inputs had one amplitude; or one for each channel, of which there is evidence: analog values
+        hardly ever repeat, but where a sample is presented again.
+        """
+        if self._equal or not self._uniform or self._amplitudes is None:
+            return self._equal
+        return samples > 1 and self.spikes >= 2 * int(torch.count_nonzero(self._amplitudes))
 
 
 class SynapseCounter(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Fine-tuning: the recipe, positive thresholds, resuming, plans and the row that is written."""
+"""Fine-tuning: the recipe, positive thresholds, resuming, plans, reallocation and the row that is written."""
 
 from __future__ import annotations
 
@@ -42,12 +42,16 @@ def run(tiny: str, weights: str) -> train.Run:
         model=tiny,
         levels="4",
         weights=weights,
+        start=None,
         per_channel=False,
         calibration_images=10,
         epochs=2,
         batch_size=16,
         seed=0,
         recipe=Recipe(),
+        reallocate_at=None,
+        strategy="al",
+        mean_levels=3.0,
     )
 
 
@@ -220,6 +224,51 @@ def test_from_scratch(run: train.Run, tree: Path, tmp_path: Path) -> None:
     assert all(math.isclose(threshold, train.FIRST_THRESHOLD, rel_tol=0.5) for threshold in thresholds)
     with pytest.raises(InvalidArgumentError, match="distillation needs the ReLU network's weights"):
         train.train(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "kl", **QUIET)
+
+
+def test_training_goes_on_at_other_levels(run: train.Run, tree: Path, tmp_path: Path, tiny: str) -> None:
+    """Only the layers whose levels change get new thresholds, and a network of another model is refused."""
+    first = trained(dataclasses.replace(run, per_channel=True), tree, tmp_path / "first")
+    start = str(tmp_path / "first" / "model.pt")
+    plan = pascal_ext.LevelPlan.uniform(qcfs_layers(first), 4).updated({"layer1.0.relu1": 2})
+    plan.to_json(tmp_path / "plan.json")
+    still = Recipe(lr=0.0, weight_decay=0.0)
+    again = dataclasses.replace(run, start=start, levels=str(tmp_path / "plan.json"), recipe=still, epochs=1)
+    second = trained(again, tree, tmp_path / "second")
+    before, after = qcfs_layers(first), qcfs_layers(second)
+    assert {name: layer.levels for name, layer in after.items()} == plan
+    kept = {name for name in after if torch.equal(after[name].threshold, before[name].threshold)}
+    assert kept == plan.keys() - {"layer1.0.relu1"}
+    assert after["layer1.0.relu1"].threshold.shape == before["layer1.0.relu1"].threshold.shape
+    assert torch.equal(second.get_submodule("linear").weight, first.get_submodule("linear").weight)
+    with pytest.raises(InvalidArgumentError, match=r"does not hold a QCFS network of the model 'resnet20'"):
+        train.train(dataclasses.replace(again, model="resnet20", weights=None), tree, tmp_path / "other", **QUIET)
+
+
+def test_levels_are_reallocated_once_and_kept_on_resuming(
+    run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    allocate = pascal_ext.allocate
+
+    def counted(model: nn.Module, loader: Any, **options: Any) -> pascal_ext.LevelPlan:
+        calls.append(options)
+        return allocate(model, loader, **options)
+
+    monkeypatch.setattr(pascal_ext, "allocate", counted)
+    run = dataclasses.replace(run, epochs=3, reallocate_at=1, strategy="sensitivity", mean_levels=2.5)
+    whole = trained(run, tree, tmp_path / "whole")
+    assert [(options["strategy"], options["mean_levels"]) for options in calls] == [("sensitivity", 2.5)]
+    plan = pascal_ext.LevelPlan({name: layer.levels for name, layer in qcfs_layers(whole).items()})
+    assert 1 <= plan.mean_levels <= 2.5
+    assert pascal_ext.LevelPlan.from_json(tmp_path / "whole" / "reallocated.json") == plan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(2))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(run, tree, tmp_path / "cut", **QUIET)
+    assert same(trained(run, tree, tmp_path / "cut"), whole)
+    assert len(calls) == 2
 
 
 def test_the_result_converts_exactly(run: train.Run, tree: Path, tmp_path: Path) -> None:

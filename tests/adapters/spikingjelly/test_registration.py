@@ -66,6 +66,13 @@ def test_mode_converts_qcfs_networks_without_data(qcfs: nn.Module, batch: Tensor
     torch.testing.assert_close(run(Converter(None, mode="pascal"), qcfs)(batch), qcfs(batch), rtol=0, atol=1e-9)
 
 
+def test_levels_can_be_chosen(ann: nn.Module, loader: Loader) -> None:
+    pascal_ext.register()
+    snn = run(Converter(dataloader=loader, mode="pascal", levels="auto", progress=False), ann)
+    assert snn.plan == pascal_ext.allocate(ann, loader, progress=False)
+    assert len(set(snn.plan.values())) > 1
+
+
 def test_arguments_by_position_and_options_by_name(ann: nn.Module, loader: Loader) -> None:
     pascal_ext.register()
     snn = run(Converter(loader, "cpu", "pascal", levels=3, execution="counts", progress=False), ann)

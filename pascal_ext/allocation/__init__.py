@@ -1,0 +1,1 @@
+"""Levels for each layer, chosen before conversion: what they do to the network, what they cost, and the best plan."""

@@ -1,0 +1,156 @@
+"""What levels cost: timesteps, effective timesteps, energy and latency, as tables for the solver."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pascal_ext.allocation.solver import LatencyLimit, Limit, Table
+from pascal_ext.allocation.statistics import Layer
+from pascal_ext.cost_model import HOROWITZ_45NM, energy_ratio
+from pascal_ext.data import Batch
+from pascal_ext.errors import InvalidArgumentError
+
+COSTS = ("mean_levels", "effective_timesteps", "energy", "latency")
+
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_LINEAR_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+@dataclass
+class Structure:
+    """Which layers a layer reads, and through how many synapses.
+
+    Attributes:
+        sources: layer -> the layers that its currents come from, in the order of execution; empty for the inputs.
+        fan_in: layer -> synapses of one neuron, over all linear operations that it reads.
+        operations: for each linear operation, the layers that it reads, and its multiplications for one sample.
+        ends: the layers that the outputs come from.
+    """
+
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    fan_in: dict[str, int] = field(default_factory=dict)
+    operations: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
+    ends: tuple[str, ...] = ()
+
+
+class _Survey(fx.Interpreter):
+    """Runs the graph on one batch, and notes for each value which layers and synapses stand behind it."""
+
+    def __init__(self, traced: fx.GraphModule, layers: Mapping[str, Layer], samples: int) -> None:
+        super().__init__(traced)
+        self.layers, self.samples = layers, samples
+        self.structure = Structure()
+        self._behind: dict[fx.Node, tuple[dict[str, None], dict[fx.Node, int]]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        sources: dict[str, None] = {}
+        synapses: dict[fx.Node, int] = {}
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+            self._behind[n] = ({}, {})  # a size, say: no activation is in it
+            return result
+        for node in n.all_input_nodes:
+            sources |= self._behind[node][0]
+            synapses |= self._behind[node][1]
+        if n.op == "call_module" and n.target in self.layers:
+            name = str(n.target)
+            self.structure.sources[name] = tuple(sources)
+            self.structure.fan_in[name] = max(1, sum(synapses.values()))
+            sources, synapses = {name: None}, {}
+        elif n.op == "output":
+            self.structure.ends = tuple(sources)
+        else:
+            found = self._synapses(n, result)
+            if found is not None:
+                fan_in, operations = found
+                self.structure.operations.append((tuple(sources), operations / self.samples))
+                synapses = {n: fan_in}
+        self._behind[n] = (sources, synapses)
+        return result
+
+    def _synapses(self, n: fx.Node, result: Any) -> tuple[int, float] | None:
+        """Synapses of one output, and multiplications for all, of a convolution or linear map; None for others."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.op == "call_module":
+            module = self.module.get_submodule(str(n.target))
+            if not isinstance(module, _LINEAR_MODULES):
+                return None
+            weight, transposed = module.weight, getattr(module, "transposed", False)
+        elif n.target is F.linear or n.target in (*_CONVOLUTIONS, *_TRANSPOSED):
+            weight, transposed = args[1] if len(args) > 1 else kwargs["weight"], n.target in _TRANSPOSED
+        else:
+            return None
+        if transposed:  # each input reaches weight[0] outputs
+            source = args[0] if args else kwargs["input"]
+            total = float(source.numel() * weight[0].numel())
+            return max(1, round(total / result.numel())), total
+        return weight[0].numel(), float(result.numel() * weight[0].numel())
+
+
+def survey(traced: fx.GraphModule, layers: Mapping[str, Layer], batch: Batch) -> Structure:
+    """The structure of a graph; ``batch`` gives the shapes."""
+    bound = inspect.signature(traced.forward).bind(*batch.args, **batch.kwargs)
+    bound.apply_defaults()
+    inputs = list(bound.arguments.values())
+    samples = next(len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim > 0)
+    run = _Survey(traced, layers, samples)
+    run.run(*inputs)
+    return run.structure
+
+
+def energy(structure: Structure, layers: Mapping[str, Layer], choices: Mapping[str, Sequence[int]]) -> Table:
+    r"""Layer -> levels -> nanojoules for one sample.
+
+    The model counts what synapses do, and neither neurons nor memory: a convolution or linear map that reads spikes
+    does as many accumulations as the ANN's multiplications times the spikes of a neuron of its source, at 0.9 pJ; one
+    that reads the network's inputs does the ANN's multiplications once, at 4.6 pJ (a constant, spread over the layers).
+    What reads several layers does the accumulations of each. Spikes are those of the histogram that the thresholds are
+    from. What lies between a layer and its synapses, such as pooling, is not looked into.
+    """
+    constant = sum(count for sources, count in structure.operations if not sources) * HOROWITZ_45NM.mac / len(layers)
+    found: dict[str, dict[int, float]] = {}
+    for name, layer in layers.items():
+        reached = sum(count for sources, count in structure.operations if name in sources)
+        found[name] = {
+            level: 1e9 * (constant + reached * HOROWITZ_45NM.ac * layer.mean_spikes(level)) for level in choices[name]
+        }
+    return found
+
+
+class Costs:
+    """The costs of each layer and choice, made when they are asked for."""
+
+    def __init__(
+        self, traced: fx.GraphModule, layers: Mapping[str, Layer], choices: Mapping[str, Sequence[int]], batch: Batch
+    ) -> None:
+        self._layers, self._choices = layers, choices
+        self._structure = cache(lambda: survey(traced, layers, batch))
+
+    def limit(self, cost: str, budget: float) -> Limit | LatencyLimit:
+        """What keeps ``cost``, one of :data:`COSTS`, within ``budget``."""
+        count = len(self._layers)
+        match cost:
+            case "mean_levels":
+                table = self._table(lambda name, level: level / count)
+            case "effective_timesteps":
+                fan_in = self._structure().fan_in
+                table = self._table(lambda name, level: level * energy_ratio(level, fan_in[name]) / count)
+            case "energy":
+                table = energy(self._structure(), self._layers, self._choices)
+            case "latency":
+                return LatencyLimit(self._structure().sources, self._structure().ends, budget)
+            case _:
+                raise InvalidArgumentError(f"cost={cost!r} is unknown; choose one of {list(COSTS)}")
+        return Limit(cost, table, budget)
+
+    def _table(self, value: Callable[[str, int], float]) -> Table:
+        return {name: {level: value(name, level) for level in self._choices[name]} for name in self._layers}

@@ -1,0 +1,48 @@
+"""Histograms that widen as they go, against the values themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pascal_ext.histogram import Histogram
+
+
+def filled(parts: list[Tensor], bins: int = 64) -> Histogram:
+    histogram = Histogram(bins)
+    for part in parts:
+        histogram.update(part)
+    return histogram
+
+
+def values() -> list[Tensor]:
+    """Parts [3, n] that grow, of channels of very different size."""
+    scale = torch.tensor([1.0, 1e-3, 50.0]).unsqueeze(1)
+    return [torch.rand(3, 40) * scale * factor for factor in (0.0, 0.01, 1.0, 7.0)]
+
+
+def test_order_and_cut_do_not_matter() -> None:
+    """Ranges are powers of two, so merged bins are those that would have been filled."""
+    parts = values()
+    whole = filled([torch.cat(parts, 1)])
+    for order in (parts, parts[::-1], [row for part in parts for row in part.split(9, 1)]):
+        again = filled(order)
+        assert torch.equal(again.upper, whole.upper)
+        assert torch.equal(again.largest, whole.largest)
+        assert torch.equal(again.counts, whole.counts)
+
+
+def test_whole_layer_counts_all_channels() -> None:
+    parts = values()
+    whole, joined = filled(parts).whole_layer(), filled([part.reshape(1, -1) for part in parts])
+    assert torch.equal(whole.upper, joined.upper)
+    assert torch.equal(whole.largest, joined.largest)
+    assert torch.equal(whole.counts, joined.counts)
+
+
+def test_centres_are_near_the_values() -> None:
+    parts = values()
+    histogram = filled(parts)
+    mean = (histogram.counts * histogram.centres).sum(1) / histogram.counts.sum(1)
+    exact = torch.cat(parts, 1).double().mean(1)
+    assert ((mean - exact).abs() <= histogram.upper / histogram.bins / 2).all()
