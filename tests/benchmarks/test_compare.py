@@ -157,6 +157,9 @@ def test_shards_add_up() -> None:
     assert curve.points[1].joules is None
     assert curve.within(25) == curve.points[1]
     assert curve.within(24) is None
+    third = row | {"method": "sj-99.9", "shard": 1}
+    (found,) = curves.compare([row, other, third])
+    assert [curve.images for curve in found.curves] == [30, 10]  # both on shard 1 alone
 
 
 def test_mistakes_are_told() -> None:
