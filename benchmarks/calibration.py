@@ -10,7 +10,6 @@ there already are not run again, so an interrupted run resumes.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +52,7 @@ def main(
     ann = load_relu(model, SOURCES[source].classes, weights)
     train = draw_batches(source, data, "train", calibration, batch_size)
     test = draw_batches(source, data, "test", images, batch_size)
-    done = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
+    done = rows.read(output)
     relu: float | None = None
     for count in levels:
         for name in case:

@@ -79,11 +79,12 @@ class InMemory(Dataset[Batch]):
         return self.images[chosen], self.labels[chosen]
 
 
-def read(source: Source, root: Path, split: str) -> Dataset[Any]:
+def read(source: Source, root: Path, split: str, *, limit: int | None = None) -> Dataset[Any]:
     """The images of a data set, uint8 [3, H, W], with their labels.
 
     ``root`` is either what ``torchvision.datasets.CIFAR10`` reads, or a tree ``train/CLASS/IMAGE``,
-    ``test/CLASS/IMAGE`` (or ``val``) as ``torchvision.datasets.ImageFolder`` reads it.
+    ``test/CLASS/IMAGE`` (or ``val``) as ``torchvision.datasets.ImageFolder`` reads it. With a ``limit`` only so many
+    images are decoded, those that :func:`loader` would choose.
 
     Raises:
         InvalidArgumentError: the split is unknown, nothing is there, or the number of classes is not the source's.
@@ -99,16 +100,28 @@ def read(source: Source, root: Path, split: str) -> Dataset[Any]:
             except RuntimeError:
                 pass  # not there: it says "Dataset not found"
             else:
-                return InMemory(torch.from_numpy(original.data).permute(0, 3, 1, 2), torch.tensor(original.targets))
+                chosen = evenly(len(original.targets), limit)
+                images, labels = torch.from_numpy(original.data)[chosen], torch.tensor(original.targets)[chosen]
+                return InMemory(images.permute(0, 3, 1, 2), labels)
         expected = " or ".join(f"{root / name}/CLASS/IMAGE" for name in SPLITS[split])
         raise InvalidArgumentError(f"no images of {source.title} ({split}) under {str(root)!r}; expected {expected}")
     tree = datasets.ImageFolder(folder)
     if len(tree.classes) != source.classes:
         raise InvalidArgumentError(f"{folder} has {len(tree.classes)} classes; {source.title} has {source.classes}")
+    chosen = evenly(len(tree.samples), limit)
+    tree.samples = tree.imgs = [tree.samples[index] for index in chosen]
+    tree.targets = [tree.targets[index] for index in chosen]
     if source.pad is None:
         tree.transform = _disk_transform(split)
         return tree
     return _decoded(tree)
+
+
+def evenly(size: int, limit: int | None) -> list[int]:
+    """The positions of ``limit`` images, evenly spaced over ``size``; all, where there is no limit or so few."""
+    if limit is None or limit >= size:
+        return list(range(size))
+    return torch.linspace(0, size - 1, limit).round().long().tolist()
 
 
 def loader(
@@ -117,7 +130,7 @@ def loader(
     """Normalised float32 batches in order; of ``limit`` images evenly spaced over the classes, where one is given."""
     size = len(data)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
     if limit is not None and limit < size:
-        data = Subset(data, torch.linspace(0, size - 1, limit).round().long().tolist())
+        data = Subset(data, evenly(size, limit))
 
     def collate(batch: Any) -> Batch:
         images, labels = stacked(batch)

@@ -9,7 +9,6 @@ test images, the predictions and spike counts that differ, in both executions. O
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +43,7 @@ def main(
     ann = load_relu(model, SOURCES[source].classes, weights)
     train = draw_batches(source, data, "train", calibration, batch_size)
     test = draw_batches(source, data, "test", images, batch_size)
-    done = _read(output)
+    done = rows.read(output)
     for count in levels:
         snn: SpikingNetwork | None = None
         for execution in ("spikes", "counts"):
@@ -120,10 +119,6 @@ def draw_batches(source: str, data: Path, split: str, count: int, size: int) -> 
         images = SOURCES[source].normalise(torch.stack([image for image, _ in pairs]))
         batches.append((images, torch.as_tensor([int(label) for _, label in pairs])))
     return batches
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

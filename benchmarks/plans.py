@@ -10,7 +10,6 @@ run resumes.
 
 from __future__ import annotations
 
-import json
 import time
 from functools import cache
 from pathlib import Path
@@ -54,7 +53,7 @@ def main(
     test = cache(lambda: draw_batches(source, data, "test", images, batch_size))
     front = cache(lambda planner: pareto(ann, train[: -(-measured // batch_size)], planner))
     accuracy_relu = cache(lambda: round(accuracy(ann, test()), 2))
-    done = _read(output)
+    done = rows.read(output)
     cases = [(mean, how, planner) for mean in mean_levels for how in correction for planner in strategy]
     for mean, how, planner in tqdm(cases, desc="plans"):
         key: dict[str, Any] = {"model": model, "data": SOURCES[source].title, "strategy": planner}
@@ -108,10 +107,6 @@ def show(done: list[dict[str, Any]]) -> None:
         }
         table.add_row(title, str(mean), how, *(found.get(strategy, "") for strategy in STRATEGIES))
     Console().print(table)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

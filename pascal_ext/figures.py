@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE, ACCENT, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", PAPER: "--paper"}
+THEMED = {placeholder: placeholder for placeholder in _VARIABLES}
 _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100)
 _STOCK_LINES = ({"ls": (0, (1, 1.6)), "marker": "o"}, {"ls": (0, (4, 2)), "marker": "^"}, {"ls": "-", "marker": "s"})
 _STYLE = {
@@ -57,7 +58,7 @@ def accuracy_figure(methods: Sequence[Method], ann_accuracy: float, samples: int
     """
     margin = 50 / samples
     best = max([ann_accuracy, *(point.accuracy for method in methods for point in method.points)])
-    with _figure(8.2, 3.9, 1, 2, sharey=True) as (figure, axes):
+    with drawing(8.2, 3.9, 1, 2, sharey=True) as (figure, axes):
         stock_lines = iter(_STOCK_LINES * len(methods))
         for method in methods:
             tuned = method.kind == "tuned"
@@ -85,13 +86,13 @@ def accuracy_figure(methods: Sequence[Method], ann_accuracy: float, samples: int
         axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes[0].set_ylabel("accuracy, % (error on a log scale)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=3.2)
-        return _svg(figure, "accuracy")
+        return themed_svg(figure, "accuracy")
 
 
 def levels_figure(layers: Sequence[Layer]) -> str:
     """One row of cells per layer, a cell per level; filled up to the mean number of spikes a neuron emits."""
     most = max(layer.levels for layer in layers)
-    with _figure(8.2, 0.5 + 0.27 * len(layers), 1, 1) as (figure, axis):
+    with drawing(8.2, 0.5 + 0.27 * len(layers), 1, 1) as (figure, axis):
         for row, layer in enumerate(layers):
             for cell in range(layer.levels):
                 filled = min(max(layer.mean_spikes - cell, 0.0), 1.0)
@@ -106,7 +107,7 @@ def levels_figure(layers: Sequence[Layer]) -> str:
         axis.tick_params(axis="y", labelcolor=INK, pad=6)
         axis.set_xticks([])
         axis.spines[:].set_visible(False)
-        return _svg(figure, "levels")
+        return themed_svg(figure, "levels")
 
 
 def raster_figure(raster: Raster) -> str:
@@ -114,7 +115,7 @@ def raster_figure(raster: Raster) -> str:
     widths = [len(train) for train in raster.trains.values()]
     image_width = max(widths) * 1.9 if raster.image else 0.01
     ratios: list[float] = [image_width, *widths, max(widths) * 0.3]  # the last one leaves room for the last name
-    with _figure(8.2, 3.3, 1, len(ratios), width_ratios=ratios) as (figure, axes):
+    with drawing(8.2, 3.3, 1, len(ratios), width_ratios=ratios) as (figure, axes):
         axes[0].axis("off")
         axes[-1].axis("off")
         if raster.image:
@@ -148,7 +149,7 @@ def raster_figure(raster: Raster) -> str:
             axis.set_title(name, color=INK, fontsize=7.5, rotation=28, ha="left", va="bottom", x=0, pad=4)
             if index == 0:
                 axis.set_ylabel("neurons")
-        return _svg(figure, "raster")
+        return themed_svg(figure, "raster")
 
 
 def _log10(values: Any) -> Any:
@@ -157,14 +158,25 @@ def _log10(values: Any) -> Any:
 
 
 @contextmanager
-def _figure(width: float, height: float, rows: int, columns: int, **layout: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, in the report's style; without pyplot, which would choose a display."""
-    with require("matplotlib", extra="report").rc_context(_STYLE):
+def drawing(
+    width: float, height: float, rows: int, columns: int, palette: Mapping[str, str] = THEMED, **layout: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes, in the report's style; without pyplot, which would choose a display.
+
+    Args:
+        width, height: inches.
+        rows, columns: of axes.
+        palette: placeholder -> colour; placeholders stay for :func:`themed_svg`, which needs them.
+        layout: for :meth:`matplotlib.figure.Figure.subplots`.
+    """
+    style = {name: palette.get(str(value), value) for name, value in _STYLE.items()}
+    with require("matplotlib", extra="report").rc_context(style):
         figure = require("matplotlib.figure", extra="report").Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, **layout)
 
 
-def _svg(figure: Any, name: str) -> str:
+def themed_svg(figure: Any, name: str) -> str:
+    """The figure as SVG text with the page's colours; ``name`` begins all its ids."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()

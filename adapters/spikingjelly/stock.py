@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,14 +32,18 @@ _MODES: dict[str, dict[str, Any]] = {"max": {"mode": "max"}, "99.9%": {"mode": "
 #: neurons that start at half of them, the strongest of the three; 0.0.0.0.14 has scaled maxima instead.
 STOCK_METHODS: Mapping[str, dict[str, Any]] = _RECIPES if HAS_RECIPES else _MODES
 
+#: The recipe of Bu et al. (arXiv 2409.03368) in 2.x. A batch raises its thresholds by twice the mean overflow, from 0:
+#: it needs some hundred batches, however many images those hold.
+LOCAL_THRESHOLD_BALANCING = "local threshold balancing"
+
 
 def convert_stock(ann: nn.Module, dataloader: Iterable[Any], method: str) -> nn.Module:
-    """Convert a copy of the ReLU network ``ann`` with one of :data:`STOCK_METHODS`.
+    """Convert a copy of the ReLU network ``ann`` with one of SpikingJelly's own methods.
 
     Args:
         ann: a network whose activations are :class:`~torch.nn.ReLU` modules.
         dataloader: batches (inputs, labels) to calibrate with; one pass.
-        method: a key of :data:`STOCK_METHODS`.
+        method: a key of :data:`STOCK_METHODS`, or :data:`LOCAL_THRESHOLD_BALANCING` in 2.x.
 
     Returns:
         A network for single steps, [N, ...] -> [N, C]; reset it, call it T times and take the mean.
@@ -46,14 +51,33 @@ def convert_stock(ann: nn.Module, dataloader: Iterable[Any], method: str) -> nn.
     Raises:
         InvalidArgumentError: the installed SpikingJelly has no such method.
     """
-    if method not in STOCK_METHODS:
-        raise InvalidArgumentError(f"there is no stock method {method!r}; choose one of {list(STOCK_METHODS)}")
+    known = [*STOCK_METHODS, *([LOCAL_THRESHOLD_BALANCING] if HAS_RECIPES else [])]
+    if method not in known:
+        raise InvalidArgumentError(f"there is no stock method {method!r}; choose one of {known}")
     ann = copy.deepcopy(ann).eval()
-    settings = STOCK_METHODS[method]
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
-        if HAS_RECIPES:
-            return ann2snn.Converter(ann2snn.RateCodingRecipe(dataloader=dataloader, **settings)).convert(ann).eval()
-        return ann2snn.Converter(dataloader, **settings)(ann).eval()
+        if method == LOCAL_THRESHOLD_BALANCING:
+            recipe = ann2snn.LocalThresholdBalancingRecipe(dataloader=dataloader)
+        elif HAS_RECIPES:
+            recipe = ann2snn.RateCodingRecipe(dataloader=dataloader, **STOCK_METHODS[method])
+        else:
+            return ann2snn.Converter(dataloader, **STOCK_METHODS[method])(ann).eval()
+        return ann2snn.Converter(recipe).convert(ann).eval()
+
+
+def readout_delay(network: nn.Module, dataloader: Iterable[Any], timesteps: int) -> int:
+    """How many of ``timesteps`` outputs to leave out of the mean, by SpikingJelly 2.x, as in its ImageNet example.
+
+    Until the last layer has had time to fire, outputs say little. From the first batch of ``dataloader``.
+
+    Raises:
+        InvalidArgumentError: the installed SpikingJelly has no such advice.
+    """
+    if not HAS_RECIPES:
+        raise InvalidArgumentError("the delay of the readout is an advice of SpikingJelly 2.x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where timesteps are few it says so, and chooses less
+        return int(ann2snn.estimate_delay_start(network, dataloader, "cpu", timesteps))
 
 
 def convert_by_mode(ann: nn.Module, dataloader: Iterable[Any] | None, mode: str, **options: Any) -> nn.Module:

@@ -8,9 +8,16 @@ from torch import nn
 
 from benchmarks import torchvision_cpu
 from benchmarks.models.cifar_resnet import resnet20, resnet56
+from benchmarks.models.published import resnet18, resnet20_projection, vgg16
 from pascal_ext.errors import InvalidArgumentError
 
-MODELS: dict[str, Callable[[int], nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "resnet20-projection": resnet20_projection,
+    "resnet18": resnet18,
+    "vgg16": vgg16,
+}
 
 
 def build(name: str, classes: int) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,26 @@ from torch import Tensor, fx, nn
 
 from benchmarks.models import build
 from pascal_ext import replace_activations
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan
 from pascal_ext.tracing import qcfs_layers
 
+NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep their state dict
+
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: bare, or nested under ``state_dict`` or ``model``; ``module.`` is stripped.
+    """The state dict in a checkpoint: bare, or nested under one of :data:`NESTED`; ``module.`` is stripped.
 
     Raises:
         InvalidArgumentError: the file is not there, or holds no state dict.
     """
     found = _read(path)
-    for key in ("state_dict", "model"):
+    for key in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InvalidArgumentError(f"{str(path)!r} holds no state dict (bare, or under 'state_dict' or 'model')")
+        raise InvalidArgumentError(f"{str(path)!r} holds no state dict, neither bare nor under one of {list(NESTED)}")
     return {str(name).removeprefix("module."): value for name, value in found.items()}
 
 
@@ -67,6 +69,51 @@ def load_qcfs(path: Path) -> fx.GraphModule:
     prepare(model, LevelPlan(found["levels"]), found["state_dict"])
     model.load_state_dict(found["state_dict"])
     return model.eval()
+
+
+def load_published(name: str, classes: int, path: Path, levels: int | Sequence[int] | LevelPlan) -> fx.GraphModule:
+    """A QCFS network from a checkpoint of the QCFS or PASCAL repositories, as it is, in evaluation mode.
+
+    Those have thresholds of shape [1], called ``thresh``, or ``up`` in older files, where the activation after an
+    addition was called ``relu``. Some are negative; they stay so. Levels are not in the file.
+
+    Args:
+        name: of one of the networks in :mod:`benchmarks.models.published`.
+        classes: number of classes.
+        path: the checkpoint.
+        levels: one number for all layers, one for each in the order of execution, or a plan.
+
+    Raises:
+        InvalidArgumentError: the file is not there, or is not for this network.
+        PlanError: the levels are not for this network.
+    """
+    model = replace_activations(build(name, classes))
+    layers = list(qcfs_layers(model))
+    if isinstance(levels, int):
+        plan = LevelPlan.uniform(layers, levels)
+    elif isinstance(levels, LevelPlan):
+        plan = levels
+    else:
+        if len(levels) != len(layers):
+            raise PlanError(f"{len(levels)} levels for the {len(layers)} activations of {name}")
+        plan = LevelPlan(dict(zip(layers, levels, strict=True)))
+    state = {published_name(key): value for key, value in read_state_dict(path).items()}
+    state = {key: value.reshape(()) if key.endswith(".threshold") else value for key, value in state.items()}
+    try:
+        prepare(model, plan, state)
+        model.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise InvalidArgumentError(f"{str(path)!r} does not hold a QCFS network {name}: {error}") from None
+    return model.eval()
+
+
+def published_name(key: str) -> str:
+    """A key of those repositories, as it is called here."""
+    layer, _, leaf = key.rpartition(".")
+    if leaf not in ("thresh", "up"):
+        return key
+    parent, _, last = layer.rpartition(".")
+    return f"{parent}.act.threshold" if last == "relu" else f"{layer}.threshold"
 
 
 def prepare(model: nn.Module, plan: LevelPlan, state: Mapping[str, Tensor], prefix: str = "") -> None:

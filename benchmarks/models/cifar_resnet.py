@@ -13,6 +13,7 @@ class Shortcut(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.before = (out_channels - channels) // 2
         self.after = out_channels - channels - self.before
 

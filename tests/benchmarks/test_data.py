@@ -129,3 +129,11 @@ def test_augmentation_keeps_shape_and_dtype_and_follows_the_seed() -> None:
     assert first.dtype == torch.uint8
     assert not torch.equal(first, images)
     assert data.SOURCES["imagenet"].augment(images) is images
+
+
+def test_a_limit_decodes_the_images_that_the_loader_would_choose(tree: Path) -> None:
+    source = data.SOURCES["cifar10"]
+    wanted = list(data.loader(source, data.read(source, tree, "train"), 3, limit=7))
+    found = list(data.loader(source, data.read(source, tree, "train", limit=7), 3))
+    assert sum(len(labels) for _, labels in found) == 7
+    assert all(torch.equal(x, y) for a, b in zip(wanted, found, strict=True) for x, y in zip(a, b, strict=True))

@@ -69,3 +69,37 @@ def test_unknown_methods_are_named() -> None:
     model, data = model_and_data()
     with pytest.raises(InvalidArgumentError, match="no stock method 'best'"):
         stock.convert_stock(model, data, "best")
+
+
+@pytest.mark.skipif(not HAS_RECIPES, reason="threshold balancing came with SpikingJelly 2.x")
+def test_threshold_balancing_needs_batches_not_images() -> None:
+    model, data = model_and_data()
+    images = torch.cat([batch[0] for batch in data])
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()(images)
+    errors = []
+    for batches in ([(images, None)], [(image, None) for image in images.split(1)] * 20):  # 1 batch, and 280
+        network = stock.convert_stock(model, batches, stock.LOCAL_THRESHOLD_BALANCING)
+        with torch.no_grad():
+            *_, mean = stock.running_mean(network, images, 256)
+        errors.append((mean - expected).abs().mean().item())
+    assert errors[1] < 0.1 * expected.abs().mean().item() < errors[0]
+
+
+@pytest.mark.skipif(not HAS_RECIPES, reason="the delayed readout came with SpikingJelly 2.x")
+def test_readout_delay_is_shortened_where_timesteps_are_few() -> None:
+    model, data = model_and_data()
+    network = stock.convert_stock(model, data, "channel-wise")
+    delay = stock.readout_delay(network, data, 10**6)
+    assert delay > 0
+    assert stock.readout_delay(network, data, delay + 4) == delay
+    assert stock.readout_delay(network, data, delay + 3) == max(delay - 2, 0)  # at least 4 outputs are read
+
+
+@pytest.mark.skipif(HAS_RECIPES, reason="2.x has both")
+def test_what_the_old_version_lacks() -> None:
+    model, data = model_and_data()
+    with pytest.raises(InvalidArgumentError, match="no stock method"):
+        stock.convert_stock(model, data, stock.LOCAL_THRESHOLD_BALANCING)
+    with pytest.raises(InvalidArgumentError, match=r"SpikingJelly 2\.x"):
+        stock.readout_delay(model, data, 8)

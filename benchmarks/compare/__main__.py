@@ -1,0 +1,183 @@
+"""Compare conversions: ``python -m benchmarks.compare run``, then ``report``."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from tqdm.auto import tqdm
+
+from benchmarks import rows
+from benchmarks.compare import figures, page, tables, workload
+from benchmarks.compare.curves import compare
+from benchmarks.compare.measure import Measurement
+from benchmarks.compare.registry import METHODS, SUITES, Method, Suite, find
+from pascal_ext.errors import InvalidArgumentError, PascalError
+
+RESULTS = rows.RESULTS / "compare.jsonl"
+KEY = ("suite", "model", "network", "fingerprint", "method", "T", "calibration", "seed", "shard")  # tell rows apart
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.callback()(lambda: None)  # or else typer makes a single command the program itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One row that is wanted: a method, on one network, on one shard of the test images; or its costs (shard None)."""
+
+    method: Method
+    network: str
+    shard: int | None
+
+    def key(self, suite: str, made: workload.Workload, settings: Suite, seed: int) -> dict[str, Any]:
+        """The row's name: see :data:`KEY`."""
+        steps = None if self.method.family == "pascal" else settings.timesteps
+        network = made.networks.get(self.network, made.relu)
+        values = (suite, made.model, self.network, workload.fingerprint(network), self.method.name, steps)
+        return dict(zip(KEY, (*values, settings.calibration, seed, self.shard), strict=True))
+
+
+def tasks(methods: Sequence[Method], networks: Sequence[str], shards: int) -> Iterator[list[Task]]:
+    """What is to be done, shard by shard; tasks that read out the same conversion come in one list."""
+    for shard in (*range(shards), None):
+        for _, group in itertools.groupby(methods, lambda method: (method.family, repr(method.options))):
+            same = list(group)
+            for network in networks if same[0].needs_qcfs else [""]:
+                yield [Task(method, network, shard) for method in same]
+
+
+def run_suite(
+    name: str,
+    settings: Suite,
+    made: workload.Workload,
+    methods: Sequence[Method],
+    *,
+    images: int,
+    seed: int,
+    command: str,
+    output: Path,
+) -> int:
+    """Measure what ``output`` has no rows of yet, and append them; returns how many those were."""
+    environment, written = rows.environment(), 0
+    done = {tuple(row.get(name) for name in KEY) for row in rows.read(output)}
+    shards = min(made.shards, -(-images // settings.shard))
+    wanted = list(tasks(methods, list(made.networks), shards))
+    measurement = Measurement(made, settings.timesteps)
+    for group in tqdm(wanted, desc=f"{name}, {made.model}"):
+        keys = [task.key(name, made, settings, seed) for task in group]
+        missing = [index for index, key in enumerate(keys) if tuple(key.values()) not in done]
+        if not missing:
+            continue
+        chosen, network, shard = [group[index].method for index in missing], group[0].network, group[0].shard
+        if shard is None:
+            found = [measurement.costs(chosen[0], network)] * len(missing)
+        else:
+            found = measurement.rows(chosen, network, shard)
+        for index, row in zip(missing, found, strict=True):
+            again = {"command": f"{command} --method {group[index].method.name}"}
+            rows.append(output, {**keys[index], "data": made.title, **row, **again, **environment})
+            written += 1
+    return written
+
+
+def parse_checkpoints(pairs: Sequence[str]) -> dict[str, Path]:
+    """``NAME=FILE`` arguments as a mapping.
+
+    Raises:
+        InvalidArgumentError: an argument is not of this form.
+    """
+    found = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or not name or not path:
+            raise InvalidArgumentError(f"--checkpoint {pair!r} is not of the form NAME=FILE")
+        found[name] = Path(path)
+    return found
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}.")],
+    root: Annotated[Path | None, typer.Option("--data", help="Folder of the images; not for digits.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="ReLU weights of the model; not for digits.")] = None,
+    model: Annotated[str, typer.Option(help="See benchmarks.models; the suite's own where left out.")] = "",
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE, a QCFS network of benchmarks.train; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(METHODS)}; may be repeated. [default: all]")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images, in shards that are spread over them.")] = 10**9,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="T of rate coding. [default: the suite's, 64]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    output: Annotated[Path, typer.Option(help="File of result rows.")] = RESULTS,
+) -> None:
+    """Measure methods on a suite; rows that are there already are not run again, so an interrupted run resumes."""
+    with _errors():
+        if suite not in SUITES:
+            raise InvalidArgumentError(f"there is no suite {suite!r}; choose one of {list(SUITES)}")
+        settings = SUITES[suite]
+        settings = dataclasses.replace(
+            settings,
+            model=model or settings.model,
+            timesteps=timesteps or settings.timesteps,
+            batch_size=batch_size or settings.batch_size,
+        )
+        methods = [find(name) for name in dict.fromkeys(method)] if method else list(METHODS.values())
+        torch.manual_seed(seed)
+        if suite == "digits":
+            made = workload.digits(settings, seed)
+        elif root is None or weights is None:
+            raise InvalidArgumentError(f"suite {suite!r} needs --data and --weights")
+        else:
+            made = workload.images(settings, settings.model, root, weights, parse_checkpoints(checkpoint or []))
+        options = {"--data": root, "--weights": weights, "--model": model, "--timesteps": timesteps}
+        options |= {"--batch-size": batch_size, "--seed": seed or None}
+        words = [word for name, value in options.items() if value for word in (name, str(value))]
+        words += [word for pair in checkpoint or [] for word in ("--checkpoint", pair)]
+        command = shlex.join(["python", "-m", "benchmarks.compare", "run", suite, *words])
+        written = run_suite(suite, settings, made, methods, images=images, seed=seed, command=command, output=output)
+        typer.echo(f"{written} rows written to {output}")
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Option("--rows", help="File of result rows.", dir_okay=False)] = RESULTS,
+    output: Annotated[Path, typer.Option(help="Folder for what is written.")] = rows.RESULTS / "compare",
+) -> None:
+    """Write the page, the figures, the CSV file and the Markdown tables, from the rows alone."""
+    with _errors():
+        found = rows.read(source)
+        comparisons = compare(found)
+        if not comparisons:
+            raise InvalidArgumentError(f"{str(source)!r} holds no rows of a comparison; `run` writes them")
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.html").write_text(page.html(comparisons, found), encoding="utf-8")
+        (output / "points.csv").write_text(tables.to_csv(comparisons), encoding="utf-8")
+        (output / "tables.md").write_text(tables.document(comparisons), encoding="utf-8")
+        for comparison in comparisons:
+            for name, suffix in itertools.product(figures.FIGURES, ("png", "svg")):
+                figures.save(comparison, name, output / f"{figures.slug(comparison)}-{name}.{suffix}")
+        typer.echo(f"{len(found)} rows: {output / 'report.html'}")
+
+
+class _errors:  # noqa: N801  # reads as a statement
+    """An error of this project is one line and exit status 1, not a traceback."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, PascalError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,187 @@
+"""Rows put together: for each method a curve over its timesteps, with confidence intervals and costs."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.compare.registry import METHODS, Method
+from pascal_ext.demo.text import wilson_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A method, read out after some timesteps.
+
+    Attributes:
+        timesteps: T; the mean of L of a PASCAL network.
+        per_layer: steps that a layer is simulated for, extra steps included.
+        latency: steps from the first input to the answer.
+        accuracy, low, high: in percent, with the bounds of Wilson's 95% interval.
+        changed: share of the predictions that differ from the ReLU network's, in percent.
+        mismatched: number of predictions that differ from the QCFS network's; None where there is none.
+        time_ratio: time, relative to the ReLU network on the same images in the same run.
+        synaptic_operations, joules: for an image; None where they were not counted.
+    """
+
+    timesteps: float
+    per_layer: float
+    latency: int
+    accuracy: float
+    low: float
+    high: float
+    changed: float
+    mismatched: int | None
+    time_ratio: float
+    synaptic_operations: float | None
+    joules: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A method on a network: its points, and what the networks it is compared with do on the same images.
+
+    Attributes:
+        method: see :mod:`benchmarks.compare.registry`.
+        network: name of the QCFS network that it started from; empty for the ReLU network.
+        images: test images that were run.
+        ann_accuracy, source_accuracy: of the ReLU network, and of the QCFS network where there is one, in percent.
+        points: after more and more timesteps.
+        firing_rate: share of spikes among what layers read, at the last point; None where it was not counted.
+        effective_timesteps: T_eff of a PASCAL network.
+        memory_ratio: peak memory, relative to the ReLU network's.
+        commands: that make these rows again.
+    """
+
+    method: Method
+    network: str
+    images: int
+    ann_accuracy: float
+    source_accuracy: float | None
+    points: tuple[Point, ...]
+    firing_rate: float | None
+    effective_timesteps: float | None
+    memory_ratio: float | None
+    commands: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The method's title, with the name of its network."""
+        return f"{self.method.title} ({self.network})" if self.network else self.method.title
+
+    def within(self, points: float) -> Point | None:
+        """The first point whose accuracy is less than ``points`` below the ReLU network's on the same images."""
+        return next((point for point in self.points if point.accuracy >= self.ann_accuracy - points), None)
+
+    def at(self, timesteps: float) -> Point | None:
+        """The point after ``timesteps``, where there is one."""
+        return next((point for point in self.points if point.timesteps == timesteps), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All curves of one network on one data set.
+
+    Attributes:
+        model, data: their names.
+        ann_joules, ann_macs: what the ReLU network takes for an image; None where that was not counted.
+        curves: in the order of :data:`benchmarks.compare.registry.METHODS`.
+    """
+
+    model: str
+    data: str
+    ann_joules: float | None
+    ann_macs: float | None
+    curves: tuple[Curve, ...]
+
+    @property
+    def ann_accuracy(self) -> float:
+        """That of the ReLU network on the most images that any method was run on."""
+        return max(self.curves, key=lambda curve: curve.images).ann_accuracy
+
+
+def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
+    """Put rows together: shards of the same method, network and T are added up.
+
+    Only shards that all methods were run on count, where there are any: on other images the same network is a point or
+    two better or worse, which is as much as methods differ by.
+    """
+    suites: dict[tuple[str, str], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["method"] in METHODS:
+            same = tuple(row[name] for name in ("method", "network", "T", "seed", "fingerprint", "calibration"))
+            suites.setdefault((row["model"], row["data"]), {}).setdefault(same, []).append(row)
+    found = [_comparison(model, data, grouped) for (model, data), grouped in suites.items()]
+    return [comparison for comparison in found if comparison.curves]
+
+
+def _comparison(model: str, data: str, grouped: Mapping[tuple[Any, ...], list[Mapping[str, Any]]]) -> Comparison:
+    seen = [{row["shard"] for row in same} - {None} for same in grouped.values()]
+    common = set.intersection(*filter(None, seen)) if any(seen) else set()
+    if common:
+        grouped = {key: [row for row in same if row["shard"] in {*common, None}] for key, same in grouped.items()}
+    order = list(METHODS)
+    keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, *key[3:]))
+    curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]
+    costs = next((row["ann_operations"] for same in grouped.values() for row in same if row["shard"] is None), None)
+    joules, macs = (costs["joules"], costs["macs"]) if costs else (None, None)
+    return Comparison(model, data, joules, macs, tuple(curves))
+
+
+def _curve(rows: list[Mapping[str, Any]]) -> Curve:
+    shards = [row for row in rows if row["shard"] is not None]
+    costs = next((row for row in rows if row["shard"] is None), None)
+    first, images = shards[0], sum(row["images"] for row in shards)
+    added = {name: _added([row[name] for row in shards]) for name in ("right", "changed", "mismatched")}
+    ratio = sum(row["seconds"] for row in shards) / max(sum(row["ann_seconds"] for row in shards), 1e-9)
+    points = []
+    for index, timesteps in enumerate(first["timesteps"]):
+        low, high = wilson_interval(added["right"][index] / images, images)
+        operations = costs["operations"] if costs else None
+        per_layer = first["per_layer"][index]
+        points.append(
+            Point(
+                timesteps=timesteps,
+                per_layer=per_layer,
+                latency=first["latency"][index],
+                accuracy=100 * added["right"][index] / images,
+                low=100 * low,
+                high=100 * high,
+                changed=100 * added["changed"][index] / images,
+                mismatched=added["mismatched"][index] if added["mismatched"] else None,
+                time_ratio=ratio * per_layer / first["per_layer"][-1],
+                synaptic_operations=_between(operations, "synaptic_operations", timesteps),
+                joules=_between(operations, "joules", timesteps),
+            )
+        )
+    source = None if first["source_right"] is None else sum(row["source_right"] for row in shards)
+    return Curve(
+        method=METHODS[first["method"]],
+        network=first["network"],
+        images=images,
+        ann_accuracy=100 * sum(row["ann_right"] for row in shards) / images,
+        source_accuracy=None if source is None else 100 * source / images,
+        points=tuple(points),
+        firing_rate=costs["operations"]["firing_rate"][-1] if costs else None,
+        effective_timesteps=costs["operations"]["effective_timesteps"] if costs else None,
+        memory_ratio=costs["peak_bytes"] / costs["ann_peak_bytes"] if costs else None,
+        commands=tuple(dict.fromkeys(row["command"] for row in rows)),
+    )
+
+
+def _added(lists: list[Any]) -> list[int]:
+    return [] if lists[0] is None else [sum(values) for values in zip(*lists, strict=True)]
+
+
+def _between(operations: Mapping[str, Any] | None, name: str, timesteps: float) -> float | None:
+    """A cost after ``timesteps``, on the line between the two counts next to it."""
+    if operations is None:
+        return None
+    steps, values = operations["timesteps"], operations[name]
+    if len(steps) == 1:
+        return float(values[0])
+    right = min(max(bisect.bisect_left(steps, timesteps), 1), len(steps) - 1)
+    share = (timesteps - steps[right - 1]) / (steps[right] - steps[right - 1])
+    return float(values[right - 1] + share * (values[right] - values[right - 1]))

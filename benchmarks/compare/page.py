@@ -1,0 +1,75 @@
+"""The comparison as one self-contained HTML page, light and dark, made from result rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import figures
+from benchmarks.compare.curves import Comparison, Curve, Point
+from benchmarks.compare.tables import NEAR, costs, nearest
+from pascal_ext.energy import HOROWITZ_45NM
+from pascal_ext.extras import require
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def html(comparisons: Sequence[Comparison], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        comparisons: see :func:`benchmarks.compare.curves.compare`.
+        rows: those that they were made from, for versions and hardware.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    jinja2 = require("jinja2", extra="report")
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.FileSystemLoader(TEMPLATES), jinja2.PackageLoader("pascal_ext", "templates")]
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text: str = environment.get_template("comparison.html.j2").render(
+        title="Conversions beside each other",
+        comparisons=comparisons,
+        facts=_facts(rows),
+        energies=HOROWITZ_45NM,
+        svg=figures.svg,
+        near=NEAR,
+        nearest=nearest,
+        costs=costs,
+        shown=_shown,
+        commands=_commands,
+    )
+    return text
+
+
+def _shown(curve: Curve) -> list[Point]:
+    """The points of a table: after 1, 2, 4, ... timesteps, and the last."""
+    last = curve.points[-1]
+    return [point for point in curve.points if point is last or (point.timesteps % 1 == 0 and _power(point.timesteps))]
+
+
+def _power(timesteps: float) -> bool:
+    return int(timesteps).bit_count() == 1
+
+
+def _commands(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(command for curve in comparison.curves for command in curve.commands))
+
+
+def _facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions, processors and commits of the rows, each once."""
+    facts: dict[str, dict[str, None]] = {"versions": {}, "hardware": {}, "commits": {}}
+    for row in rows:
+        machine = row["hardware"]
+        facts["versions"][", ".join(f"{name} {version}" for name, version in row["versions"].items())] = None
+        facts["hardware"][", ".join([machine["cpu"], f"{machine['threads']} threads", *machine.get("gpus", [])])] = None
+        facts["commits"][row["commit"]] = None
+    return {name: "; ".join(values) for name, values in facts.items()} | {"energy": HOROWITZ_45NM.source}

@@ -1,0 +1,115 @@
+"""Comparisons as text: Markdown tables, and CSV with all points."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+
+from benchmarks.compare.curves import Comparison, Curve, Point
+
+COLUMNS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+NEAR = (0.5, 1.0, 2.0)  # points below the ReLU network that count as "as accurate"
+
+
+def document(comparisons: Iterable[Comparison]) -> str:
+    """All tables, as Markdown."""
+    parts = []
+    for comparison in comparisons:
+        parts += [f"## {comparison.model}, {comparison.data}\n", accuracy_table(comparison)]
+        for points in NEAR:
+            parts += [f"Within {points} points of the ReLU network:\n", same_accuracy_table(comparison, points)]
+    return "\n".join(parts)
+
+
+def accuracy_table(comparison: Comparison) -> str:
+    """Accuracy of every method after 1, 2, 4, ... timesteps, as Markdown."""
+    steps = [step for step in COLUMNS if any(_near(curve, step) for curve in comparison.curves)]
+    head = ["method", *(f"T = {step}" for step in steps), "images", "ReLU on them"]
+    body = [
+        [curve.title, *(_cell(_near(curve, step)) for step in steps), f"{curve.images:,}", f"{curve.ann_accuracy:.2f}"]
+        for curve in comparison.curves
+    ]
+    return markdown(head, body)
+
+
+def same_accuracy_table(comparison: Comparison, points: float = 1.0) -> str:
+    """What each method takes to come within ``points`` of the ReLU network, as Markdown; the cheapest of each kind."""
+    head = ["method", "accuracy", "timesteps", "latency", "operations / ReLU", "energy / ReLU", "time / ReLU"]
+    body = []
+    for curve in nearest(comparison, points):
+        point = curve.within(points)
+        if point is None:
+            last = curve.points[-1]
+            told = f"{last.accuracy:.2f} at T = {last.timesteps:g} (ReLU {curve.ann_accuracy:.2f})"
+            body.append([curve.title, told, "more", *[""] * (len(head) - 3)])
+        else:
+            body.append(
+                [curve.title, f"{point.accuracy:.2f} (ReLU {curve.ann_accuracy:.2f})", *costs(comparison, point)]
+            )
+    return markdown(head, body)
+
+
+def nearest(comparison: Comparison, points: float) -> list[Curve]:
+    """The curves of :func:`same_accuracy_table`: of the PASCAL networks of one kind, the one with the fewest steps."""
+    chosen: dict[str, Curve] = {}
+    for curve in comparison.curves:
+        group = curve.method.title.partition(", L =")[0] + curve.network * (curve.method.kind != "tuned")
+        best = chosen.get(group)
+        if best is None or _steps(curve, points) < _steps(best, points):
+            chosen[group] = curve
+    return list(chosen.values())
+
+
+def costs(comparison: Comparison, point: Point) -> list[str]:
+    """Timesteps, latency, operations, energy and time of a point, the last three relative to the ReLU network."""
+    operations = point.synaptic_operations
+    return [
+        f"{point.timesteps:.3g}"
+        + ("" if point.per_layer == point.timesteps else f" + {point.per_layer - point.timesteps:g}"),
+        f"{point.latency:,}",
+        "" if operations is None or not comparison.ann_macs else f"{operations / comparison.ann_macs:.2f}",
+        "" if point.joules is None or not comparison.ann_joules else f"{point.joules / comparison.ann_joules:.2f}",
+        f"{point.time_ratio:.1f}",
+    ]
+
+
+def to_csv(comparisons: Iterable[Comparison]) -> str:
+    """Every point of every curve, a line each."""
+    fields = [field.name for field in dataclasses.fields(Point)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["model", "data", "method", "network", "images", "ann_accuracy", "source_accuracy", *fields])
+    for comparison in comparisons:
+        for curve in comparison.curves:
+            known = [comparison.model, comparison.data, curve.method.name, curve.network, curve.images]
+            known += [curve.ann_accuracy, curve.source_accuracy]
+            writer.writerows([*known, *dataclasses.astuple(point)] for point in curve.points)
+    return buffer.getvalue()
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table; all columns but the first are aligned to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _near(curve: Curve, step: int) -> Point | None:
+    """The point of a column; a mean of L stands in the column that it is nearest to."""
+    if len(curve.points) > 1:
+        return curve.at(step)
+    point = curve.points[0]
+    return point if min(COLUMNS, key=lambda column: abs(column - point.timesteps)) == step else None
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return ""
+    return f"{point.accuracy:.2f}" + ("" if point.timesteps.is_integer() else f" (T = {point.timesteps:.2f})")
+
+
+def _steps(curve: Curve, points: float) -> tuple[float, float]:
+    """Steps to come so close; of networks that never do, the most accurate comes first."""
+    point = curve.within(points)
+    return (float("inf"), -curve.points[-1].accuracy) if point is None else (point.per_layer, 0.0)
