@@ -198,14 +198,6 @@ def test_on_a_gpu(backend: str, layout: str, dtype: torch.dtype) -> None:
         assert_equals_the_reference(backend, currents(layout, window, dtype, "cuda"), levels)
 
 
-@pytest.mark.gpu
-def test_auto_on_a_gpu_is_a_fused_kernel() -> None:
-    name, _ = selection.select("auto", torch.ones(1, 4, device="cuda"))
-    assert name == (
-        "triton" if importlib.util.find_spec("triton") else "cupy" if importlib.util.find_spec("cupy") else "torch"
-    )
-
-
 # Choosing
 
 

@@ -1,4 +1,4 @@
-"""Which implementation of PASC-IF runs: an explicit one or none, ``"auto"`` the fastest that can."""
+"""Which implementation of PASC-IF runs: an explicit one or none, ``"auto"`` the first of ``AUTO`` that can."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from pascal_ext.errors import BackendError, InvalidArgumentError
 _logger = logging.getLogger("pascal_ext")
 _backends: dict[str, Backend] = {}
 
-AUTO = {"cuda": ("triton", "cupy", "torch")}  # by type of device, the fastest first; elsewhere "torch"
+# By type of device, what "auto" tries in turn; elsewhere "torch". Triton and CuPy belong first on CUDA once they have
+# run on a GPU: until then they are there for those who ask for them.
+AUTO: dict[str, tuple[str, ...]] = {"cuda": ("torch",)}
 
 
 def _nothing(*_: object) -> str:
