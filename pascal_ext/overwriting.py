@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
@@ -90,9 +91,9 @@ def unobserved(*modules: nn.Module) -> bool:
     """Whether values of ``modules`` may be overwritten: no hook keeps them or is to see them, and no gradient needs
     them.
     """
-    return not torch.is_grad_enabled() and not any(
-        module._forward_hooks or module._forward_pre_hooks for module in modules
-    )
+    if torch.is_grad_enabled() or _has_any_global_hook():
+        return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def add(x: Any, other: Any, in_place: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from pascal_ext import QCFS, convert
 from pascal_ext.overwriting import add, add_scaled
@@ -69,6 +70,20 @@ def test_hooks_see_what_was_computed() -> None:
     assert torch.equal(seen["snn norm"], seen["ann norm"])
     assert torch.equal(seen["snn conv2"], seen["ann conv2"])
     assert seen["snn conv1"].min() < 0, "it still holds currents, not activations"
+
+
+def test_global_hooks_see_what_was_computed() -> None:
+    snn = convert(Residual(0.75, 4).eval(), execution="counts")
+    seen: list[Tensor] = []
+    handle = register_module_forward_hook(
+        lambda module, args, output: seen.append(output) if isinstance(module, nn.Conv2d) else None
+    )
+    try:
+        with torch.no_grad():
+            snn(torch.randn(2, 3, 16, 16))
+    finally:
+        handle.remove()
+    assert seen[1].min() < 0
 
 
 def test_a_hook_on_a_neuron_sees_its_currents() -> None:
