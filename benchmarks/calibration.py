@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks import rows
 from benchmarks.data import SOURCES
-from benchmarks.exactness import accuracy, image_batches
+from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
 from pascal_ext import convert
 
@@ -50,8 +50,8 @@ def main(
 ) -> None:
     """Convert at each number of levels in each way, measure the accuracy, append a row, and print the table."""
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = image_batches(source, data, "train", calibration, batch_size)
-    test = image_batches(source, data, "test", images, batch_size)
+    train = draw_batches(source, data, "train", calibration, batch_size)
+    test = draw_batches(source, data, "test", images, batch_size)
     done = rows.read(output)
     relu: float | None = None
     for count in levels:

@@ -41,8 +41,8 @@ def main(
 ) -> None:
     """Convert at each number of levels and execution, verify, append a row, and print the table."""
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = image_batches(source, data, "train", calibration, batch_size)
-    test = image_batches(source, data, "test", images, batch_size)
+    train = draw_batches(source, data, "train", calibration, batch_size)
+    test = draw_batches(source, data, "test", images, batch_size)
     done = rows.read(output)
     for count in levels:
         snn: SpikingNetwork | None = None
@@ -109,9 +109,7 @@ def show(done: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def image_batches(
-    source: str, data: Path, split: str, count: int, size: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def draw_batches(source: str, data: Path, split: str, count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``count`` images drawn at random with seed 0, normalised."""
     dataset = read(SOURCES[source], data, split)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]  # type: ignore[arg-type]

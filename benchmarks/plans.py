@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import rows
 from benchmarks.data import SOURCES
-from benchmarks.exactness import accuracy, image_batches
+from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
 from pascal_ext import LevelPlan, calibrate, pareto, replace_activations
 from pascal_ext.tracing import qcfs_layers
@@ -49,8 +49,8 @@ def main(
 ) -> None:
     """Plan, calibrate and evaluate each case, append a row, and print the table."""
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = image_batches(source, data, "train", calibration, batch_size)
-    test = cache(lambda: image_batches(source, data, "test", images, batch_size))
+    train = draw_batches(source, data, "train", calibration, batch_size)
+    test = cache(lambda: draw_batches(source, data, "test", images, batch_size))
     front = cache(lambda planner: pareto(ann, train[: -(-measured // batch_size)], planner))
     accuracy_relu = cache(lambda: round(accuracy(ann, test()), 2))
     done = rows.read(output)

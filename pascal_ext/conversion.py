@@ -109,7 +109,7 @@ def _quantise(
         )
     if levels == "auto" and plain:
         assert dataloader is not None
-        levels = allocate(traced, dataloader, only=plain, progress=progress)
+        levels = allocate(traced, dataloader, only=plain, progress=options["progress"])
     plan = _plan(learnt, list(plain), levels)
     if not plain:
         return traced

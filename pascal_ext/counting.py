@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import operator
 
-import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops import timefold
-from pascal_ext.ops.pasc_if import activation, quantise
+from pascal_ext.ops.pasc_if import counts_and_activation
 
 
 def counts_graph(traced: fx.GraphModule) -> fx.Graph:
@@ -39,8 +39,9 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
         assert isinstance(neuron, PascIF)
         with graph.inserting_before(node):
             threshold = graph.get_attr(f"{node.target}.v_threshold")
-            count = graph.call_function(level_counts, (node.args[0], threshold, neuron.levels))
-            value = graph.call_function(graded, (count, node.args[0], threshold, neuron.levels))
+            in_place = node.kwargs.get("in_place", False)
+            both = graph.call_function(counts_and_values, (node.args[0], threshold, neuron.levels, in_place))
+            count, value = (graph.call_function(operator.getitem, (both, index)) for index in range(2))
         node.replace_all_uses_with(value)
         graph.erase_node(node)
         found.append(count)
@@ -56,15 +57,10 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
     return graph
 
 
-def level_counts(x_seq: Tensor, threshold: Tensor, levels: int) -> Tensor:
-    """Counts of a one-step sequence [1, N, ...] -> [N, ...], in the smallest integer type that holds them."""
-    dtype = torch.uint8 if levels < 256 else torch.int32
-    return quantise(x_seq[0], threshold, levels).to(dtype)
-
-
-def graded(counts: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) -> Tensor:
-    """What the counts stand for, as a sequence of one step, in the dtype of ``x_seq``."""
-    return activation(counts, threshold, levels, x_seq.dtype).unsqueeze(0)
+def counts_and_values(x_seq: Tensor, threshold: Tensor, levels: int, in_place: bool) -> tuple[Tensor, Tensor]:
+    """Counts of a one-step sequence [1, N, ...] -> [N, ...], and what they stand for, a sequence of one step."""
+    counts, value = counts_and_activation(x_seq[0], threshold, levels, in_place=in_place)
+    return counts, value.unsqueeze(0)
 
 
 def _neuron_calls(graph: fx.Graph, root: nn.Module) -> list[fx.Node]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.ops import pasc_if as _kernels
+from pascal_ext.ops.thresholds import accumulation_dtype
 from pascal_ext.plan import check_levels
 
 __all__ = ["pasc_if", "pasc_if_counts"]
@@ -22,12 +24,17 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
     ``v_threshold * pasc_if(x_seq, v_threshold, levels).mean(0)`` is ``QCFS(x_seq.mean(0))``. Half-precision currents
     are accumulated in float32, and counts are integers.
 
+    The gradient is straight through, that of QCFS for the mean of the spikes (Bu et al., ICLR 2022): with
+    :math:`u = \\bar{x} L / \\lambda + 1/2`, each ∂s_t/∂x̄ is 1/λ for 0 < u < L, else 0.
+
     Args:
         x_seq: input currents, [T1, N, ...], T1 >= 1.
         v_threshold: the threshold λ of the activation (not λ/L): a number, a tensor of one element, or one value per
             channel, [C], for currents [T1, N, C, ...]. It may be negative, but not zero.
         levels: L, the number of levels and of emitted timesteps.
-        backend: ``"auto"``, ``"torch"`` (closed form) or ``"reference"`` (the paper's three stages, step by step).
+        backend: ``"torch"`` (closed form), ``"reference"`` (the paper's three stages, step by step), ``"triton"`` or
+            ``"cupy"`` (one fused kernel on a GPU), ``"host"`` (stage 1 on SpikingJelly's own integrate-and-fire neuron,
+            once :mod:`pascal_ext.adapters.spikingjelly` is imported), or ``"auto"``, the fastest that can run.
 
     Returns:
         Spikes, [levels, N, ...], 0 or 1, in the dtype of ``x_seq``; all ones come first.
@@ -35,20 +42,28 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
     Raises:
         InvalidArgumentError: the currents are not floating point or have no window, the threshold's shape does not fit,
             or there is no such backend.
+        BackendError: ``backend`` names one that cannot run here.
         PlanError: ``levels`` is not a whole number of at least 1.
     """
-    _check_window(x_seq)
-    return _kernels.select(backend)(x_seq, v_threshold, check_levels(levels))
+    return _kernels.pasc_if(*_checked(x_seq, v_threshold), check_levels(levels), backend)
 
 
-def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
+def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: str = "auto") -> Tensor:
     """The number of spikes that :func:`pasc_if` emits, [N, ...] int32, without the train; same arguments."""
-    _check_window(x_seq)
-    return _kernels.pasc_if_counts(x_seq, v_threshold, check_levels(levels))
+    return _kernels.pasc_if_counts(*_checked(x_seq, v_threshold), check_levels(levels), backend)
 
 
-def _check_window(x_seq: Tensor) -> None:
+def _checked(x_seq: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The currents, and the threshold as a tensor.
+
+    Raises:
+        InvalidArgumentError: the currents have no window, or are not floating point.
+    """
     if x_seq.ndim < 1 or x_seq.shape[0] < 1:
         raise InvalidArgumentError(
             f"x_seq must be [T1, N, ...] with at least one timestep, got shape {tuple(x_seq.shape)}"
         )
+    dtype = accumulation_dtype(x_seq.dtype)
+    if not isinstance(threshold, Tensor):
+        threshold = torch.tensor(threshold, dtype=dtype, device=x_seq.device)
+    return x_seq, threshold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pascal_ext.errors import SerializationError
+from pascal_ext.errors import BackendError, InvalidArgumentError, SerializationError
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
+from pascal_ext.ops.pasc_if import check_backend
 
+_logger = logging.getLogger("pascal_ext")
 FORMAT_VERSION = 1
 _HEADER = "pascal_ext"
 _ATTENTION_BIASES = {"bias": "in_proj_bias", "add_bias_kv": "bias_k"}  # option -> the parameter that tells it
@@ -58,6 +61,7 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "execution": snn.execution,
         "step_mode": snn.step_mode,
         "settle_ties": snn.settle_ties,
+        "chunk": snn.chunk,
     }
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in snn.state_dict().items()}
     save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
@@ -117,7 +121,7 @@ def _network(
             _check_target(root, str(node.target), node.op)
     snn = network(root, counts, spikes, structure["latency"], tuple(structure["analog_nodes"]))
     snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
-    snn.settle_ties = structure["settle_ties"]
+    snn.settle_ties, snn.chunk = structure["settle_ties"], structure.get("chunk")
     return snn
 
 
@@ -146,9 +150,18 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     return {"class": f"torch.nn.{type(module).__name__}", "options": options}
 
 
+def _backend_or_auto(name: str) -> str:
+    """The backend that the network was saved with; where it cannot run here, ``"auto"``, which gives the same."""
+    try:
+        return check_backend(name)
+    except (BackendError, InvalidArgumentError) as error:
+        _logger.warning("%s; 'auto' takes its place", error)
+        return "auto"
+
+
 def _build(config: dict[str, Any], neuron: type[PascIF]) -> nn.Module:
     if config["class"] == "PascIF":
-        return neuron(config["levels"], torch.ones(config["shape"]), backend=config["backend"])
+        return neuron(config["levels"], torch.ones(config["shape"]), backend=_backend_or_auto(config["backend"]))
     kind = getattr(nn, config["class"].removeprefix("torch.nn."), None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise SerializationError(f"the file holds a {config['class']!r}, which this version of torch does not have")

@@ -13,11 +13,13 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from pascal_ext import chunking
 from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops import timefold
+from pascal_ext.overwriting import overwriting_graph
 from pascal_ext.plan import LevelPlan
 
 STEP_MODES = ("s", "m")
@@ -50,6 +52,10 @@ class SpikingNetwork(nn.Module):
             :mod:`pascal_ext.ops.pasc_if.ties`). It costs one more pass of the ANN, and makes the spikes exactly those
             of the ANN; without it a neuron in a million differs, and deep networks spread that.
 
+        chunk: at most how many samples are simulated at a time; None (the default) for all of them. Spikes need L times
+            the memory that the ANN needs, and samples do not depend on each other, so a chunk bounds it; the results
+            are joined.
+
     Raises:
         InvalidArgumentError: a layer of the ANN has a name that this class needs itself.
     """
@@ -64,6 +70,7 @@ class SpikingNetwork(nn.Module):
         self._analog_nodes = tuple(analog_nodes)
         self._step_mode = "s"
         self._execution = "spikes"
+        self._chunk: int | None = None
         self.settle_ties = True
         registrations: tuple[tuple[str, Iterator[tuple[str, Any]], Callable[[str, Any], None]], ...] = (
             ("layer", root.named_children(), self.add_module),
@@ -81,9 +88,10 @@ class SpikingNetwork(nn.Module):
         self.eval()
 
     def _compile(self) -> None:
-        self._run_counts = _function(self._counts_graph)
-        self._run_spikes = _function(self._spikes_graph)
-        self._run_references = _function(reference_graph(self._counts_graph, self))
+        counts = overwriting_graph(self._counts_graph, self)
+        self._run_counts = _function(counts)
+        self._run_references = _function(reference_graph(counts, self))
+        self._run_spikes = _function(overwriting_graph(self._spikes_graph, self))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Present inputs; takes what the ANN's ``forward`` took. See the class for shapes.
@@ -91,12 +99,19 @@ class SpikingNetwork(nn.Module):
         Raises:
             InvalidArgumentError: no tensor among the inputs, different batch sizes, or too few dimensions.
         """
+        if self._chunk is not None and self._presented((args, kwargs))[0] > self._chunk:
+            dim = int(self._step_mode == "m")
+            pieces = chunking.split((args, kwargs), self._chunk, dim)
+            return chunking.join([self._present(*inputs) for inputs in pieces], dim, self._chunk)
+        return self._present(args, kwargs)
+
+    def _present(self, args: Any, kwargs: Any) -> Any:
         batch, means = self._presented((args, kwargs))
         if self._execution == "counts" or not batch:  # into an empty batch no timesteps can be folded
             outputs = self._run_counts(self, *means[0], **means[1])
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
         else:
-            references = self._run_references(self, *means[0], **means[1]) if self._settles(means) else None
+            references = self._references(means) if self._settles(means) else None
             if self._step_mode == "m":
                 args, kwargs = pytree.tree_map_only(Tensor, timefold.fold, (args, kwargs))
             outputs = self._run_spikes(self, batch, references, *args, **kwargs)
@@ -126,13 +141,20 @@ class SpikingNetwork(nn.Module):
             )
         return sizes.pop(), means
 
+    @torch.no_grad()
+    def _references(self, inputs: Any) -> tuple[Tensor, ...]:
+        """The counts of every layer in the ANN's own arithmetic."""
+        counts: tuple[Tensor, ...] = self._run_references(self, *inputs[0], **inputs[1])
+        return counts
+
     def _settles(self, inputs: Any) -> bool:
         """Whether this call lets the counts settle ties: not in float64, where there are none, and not while a dispatch
         mode watches (an operation counter, say), since that pass is none of the spiking network's.
         """
         leaves = pytree.tree_leaves(inputs)
         is_double = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
-        return self.settle_ties and not is_double and not _get_current_dispatch_mode_stack()
+        watched = not torch.compiler.is_compiling() and bool(_get_current_dispatch_mode_stack())
+        return self.settle_ties and not is_double and not watched
 
     @property
     def execution(self) -> str:
@@ -144,6 +166,17 @@ class SpikingNetwork(nn.Module):
         self._execution = check_execution(value)
         for neuron in self.neurons.values():
             neuron.execution = value
+
+    @property
+    def chunk(self) -> int | None:
+        """At most how many samples are simulated at a time; None for all of them."""
+        return self._chunk
+
+    @chunk.setter
+    def chunk(self, value: int | None) -> None:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InvalidArgumentError(f"chunk must be a number of samples, at least 1, or None; got {value!r}")
+        self._chunk = value
 
     @property
     def step_mode(self) -> str:

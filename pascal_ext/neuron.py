@@ -7,14 +7,7 @@ from torch import Tensor, nn
 
 from pascal_ext import functional
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.ops.pasc_if import (
-    activation,
-    check_backend,
-    quantise,
-    settle_ties,
-    train_of,
-    window_mean,
-)
+from pascal_ext.ops.pasc_if import check_backend, pasc_if_settled, qcfs_activation, window_mean
 from pascal_ext.ops.thresholds import as_threshold
 from pascal_ext.plan import check_levels
 from pascal_ext.qcfs import QCFS, describe_threshold
@@ -61,7 +54,7 @@ class PascIF(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = check_levels(levels)
-        self.backend = check_backend(backend)
+        self.backend = backend
         self.execution = check_execution(execution)
         threshold = as_threshold(v_threshold)
         self.register_buffer("v_threshold", threshold)
@@ -72,22 +65,38 @@ class PascIF(nn.Module):
         """The neuron that computes what ``qcfs`` computes, in units of its threshold."""
         return cls(qcfs.levels, qcfs.threshold, backend=backend)
 
-    def forward(self, x_seq: Tensor, reference: Tensor | None = None) -> Tensor:
+    @property
+    def backend(self) -> str:
+        """How the neuron is computed; see :func:`pascal_ext.functional.pasc_if`.
+
+        Raises:
+            InvalidArgumentError: on setting, where there is no backend of that name.
+            BackendError: likewise, where it cannot run here.
+        """
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        self._backend = check_backend(value)
+
+    def forward(self, x_seq: Tensor, reference: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         """Answer a window of currents.
 
         Args:
             x_seq: currents, [T1, N, ...].
             reference: counts [N, ...] from a pass in the ANN's own arithmetic; they settle rounding ties, see
                 :mod:`pascal_ext.ops.pasc_if.ties`.
+            in_place: with ``execution="counts"``, whether the answer may take the place of the currents, as that of an
+                in-place ReLU does.
         """
         if self.execution == "counts":
-            counts = quantise(window_mean(x_seq), self.v_threshold, self.levels)
-            return activation(counts, self.v_threshold, self.levels, x_seq.dtype).unsqueeze(0)
+            z = window_mean(x_seq)
+            return qcfs_activation(z, self.v_threshold, self.levels, in_place=in_place).to(x_seq.dtype).unsqueeze(0)
         if reference is None:
             return functional.pasc_if(x_seq, self.v_threshold, self.levels, self.backend)
-        counts, ties = settle_ties(x_seq, self.v_threshold, self.levels, reference)
+        train, ties = pasc_if_settled(x_seq, self.v_threshold, self.levels, reference)
         self.ties.add_(ties)
-        return train_of(counts, self.levels, x_seq.dtype)
+        return train
 
     def reset(self) -> None:
         """Set :attr:`ties` to zero. Nothing else is remembered between calls."""

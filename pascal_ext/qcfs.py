@@ -3,44 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from pascal_ext.ops.pasc_if import activation, quantise
-from pascal_ext.ops.thresholds import accumulation_dtype, as_threshold, broadcastable
+from pascal_ext.ops.pasc_if import qcfs_activation, quantise
+from pascal_ext.ops.thresholds import as_threshold
 from pascal_ext.plan import check_levels
-
-
-class _QCFSFunction(torch.autograd.Function):
-    """QCFS with the straight-through gradient of Bu et al. (ICLR 2022), equations 13 and 14."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int) -> Tensor:
-        count = quantise(z, threshold, levels)
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(z, threshold, count)
-            ctx.levels = levels
-        return activation(count, threshold, levels, z.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        z, threshold, count = ctx.saved_tensors
-        levels = ctx.levels
-        grad = grad_outputs[0]
-        ratio = z.to(accumulation_dtype(z.dtype)) / broadcastable(threshold, z, 1)
-        shifted = ratio * levels + 0.5
-        inside = (shifted > 0) & (shifted < levels)
-        grad_z = grad * inside if ctx.needs_input_grad[0] else None
-        grad_threshold = None
-        if ctx.needs_input_grad[1]:
-            slope = grad * (count / levels - torch.where(inside, ratio, 0.0))
-            if threshold.numel() > 1:
-                slope = slope.sum([dim for dim in range(slope.ndim) if dim != 1])
-            grad_threshold = slope.sum_to_size(threshold.shape) if threshold.numel() > 1 else slope.sum()
-            grad_threshold = grad_threshold.reshape(threshold.shape).to(threshold.dtype)
-        return grad_z, grad_threshold, None
 
 
 class QCFS(nn.Module):
@@ -84,7 +52,7 @@ class QCFS(nn.Module):
         self._levels = check_levels(value)
 
     def forward(self, z: Tensor) -> Tensor:
-        return _QCFSFunction.apply(z, self.threshold, self._levels)
+        return qcfs_activation(z, self.threshold, self._levels)
 
     def counts(self, z: Tensor) -> Tensor:
         """The level of each element, 0 ... L, int32: what the spiking neuron's spikes add up to."""

@@ -196,7 +196,7 @@ def test_a_tensor_of_one_element_is_a_scalar_threshold() -> None:
         (torch.ones(1, 3, dtype=torch.bool), 1.0, r"torch\.bool; call \.float\(\)"),
         (torch.ones(0, 3), 1.0, r"at least one timestep, got shape \(0, 3\)"),
         (torch.tensor(1.0), 1.0, r"at least one timestep, got shape \(\)"),
-        (torch.ones(2, 3, 4), torch.ones(3), r"shape \(3,\).*4 channels.*shape \(3, 4\)"),
+        (torch.ones(2, 3, 4), torch.ones(3), r"shape \(3,\).*4 channels.*shape \(2, 3, 4\)"),
         (torch.ones(2, 3, 4), torch.ones(4, 1), r"shape \(4, 1\)"),
         (torch.ones(2, 3), torch.ones(3), r"shape \(3,\)"),
     ],

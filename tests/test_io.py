@@ -19,6 +19,7 @@ from torch import nn
 from pascal_ext import convert, load, save
 from pascal_ext.errors import SerializationError
 from pascal_ext.network import SpikingNetwork
+from pascal_ext.ops.pasc_if import selection
 from tests.networks import ANALOG, EXACT, Net, assert_same_function, quantised, relu, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")
@@ -58,11 +59,25 @@ def snn() -> SpikingNetwork:
 
 
 def test_settings_come_back(snn: SpikingNetwork, tmp_path: Path) -> None:
-    snn.execution, snn.step_mode, snn.settle_ties = "counts", "m", False
+    snn.execution, snn.step_mode, snn.settle_ties, snn.chunk = "counts", "m", False, 3
     save(snn, tmp_path / "x")
     twin = load(tmp_path / "x")
-    assert (twin.execution, twin.step_mode, twin.settle_ties) == ("counts", "m", False)
+    assert (twin.execution, twin.step_mode, twin.settle_ties, twin.chunk) == ("counts", "m", False, 3)
     assert all(neuron.execution == "counts" for neuron in twin.neurons.values())
+
+
+def test_a_backend_that_cannot_run_where_the_network_is_loaded(
+    snn: SpikingNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = selection._backends["torch"]
+    with monkeypatch.context() as patched:
+        patched.setitem(selection._backends, "elsewhere", known)
+        for neuron in snn.neurons.values():
+            neuron.backend = "elsewhere"
+        save(snn, tmp_path / "x")
+    twin = load(tmp_path / "x")
+    assert {neuron.backend for neuron in twin.neurons.values()} == {"auto"}
+    assert "backend='elsewhere' is unknown" in caplog.text
 
 
 def test_a_loaded_network_is_whole(snn: SpikingNetwork, tmp_path: Path) -> None:

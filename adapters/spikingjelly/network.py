@@ -10,7 +10,7 @@ from pascal_ext.adapters.spikingjelly.compat import base, is_counting
 from pascal_ext.adapters.spikingjelly.node import PascalIFNode
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
-from pascal_ext.ops.pasc_if import BACKENDS, check_backend
+from pascal_ext.ops.pasc_if import backend_names, check_backend
 
 
 class PascalNetwork(SpikingNetwork, base.MemoryModule):
@@ -35,7 +35,7 @@ class PascalNetwork(SpikingNetwork, base.MemoryModule):
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """What ``backend`` can be set to."""
-        return ("auto", *BACKENDS)
+        return backend_names()
 
     @property
     def backend(self) -> str:

@@ -6,10 +6,11 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
+from pascal_ext.adapters.spikingjelly import host  # noqa: F401  (registers the backend)
 from pascal_ext.adapters.spikingjelly.compat import base
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.neuron import PascIF
-from pascal_ext.ops.pasc_if import BACKENDS, check_backend
+from pascal_ext.ops.pasc_if import backend_names
 
 
 class PascalIFNode(PascIF, base.MemoryModule):
@@ -51,25 +52,16 @@ class PascalIFNode(PascIF, base.MemoryModule):
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """What ``backend`` can be set to."""
-        return ("auto", *BACKENDS)
+        return backend_names()
 
-    @property
-    def backend(self) -> str:
-        """How the neuron is computed."""
-        return self._backend
-
-    @backend.setter
-    def backend(self, value: str) -> None:
-        self._backend = check_backend(value)
-
-    def forward(self, x_seq: Tensor, reference: Tensor | None = None) -> Tensor:
+    def forward(self, x_seq: Tensor, reference: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         if self.step_mode == "s" and not self.whole_windows:
             self.single_step_forward(x_seq)
-        return self.multi_step_forward(x_seq, reference)
+        return self.multi_step_forward(x_seq, reference, in_place=in_place)
 
-    def multi_step_forward(self, x_seq: Tensor, reference: Tensor | None = None) -> Tensor:
+    def multi_step_forward(self, x_seq: Tensor, reference: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         """Currents [T1, N, ...] -> spikes [levels, N, ...]; see :meth:`pascal_ext.PascIF.forward`."""
-        return PascIF.forward(self, x_seq, reference)
+        return PascIF.forward(self, x_seq, reference, in_place=in_place)
 
     def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> NoReturn:
         """Not possible.

@@ -1,27 +1,25 @@
-"""The PASC-IF neuron: reference, vectorised, and the choice between them."""
+"""The PASC-IF neuron: reference, closed form, operators, and the backends that compute them."""
 
-from pascal_ext.ops.pasc_if.reference import pasc_if_reference
-from pascal_ext.ops.pasc_if.selection import BACKENDS, check_backend, select
-from pascal_ext.ops.pasc_if.ties import settle_ties
-from pascal_ext.ops.pasc_if.vectorised import (
-    activation,
-    pasc_if_counts,
-    pasc_if_vectorised,
-    quantise,
-    train_of,
-    window_mean,
-)
+from pascal_ext.ops.pasc_if.autograd import qcfs_activation
+from pascal_ext.ops.pasc_if.closed_form import activation, counts_and_activation, quantise, quantised_activation
+from pascal_ext.ops.pasc_if.operator import pasc_if, pasc_if_counts, pasc_if_settled
+from pascal_ext.ops.pasc_if.selection import Backend, backend_names, check_backend, register_backend, select
+from pascal_ext.ops.pasc_if.vectorised import train_of, window_mean
 
 __all__ = [
-    "BACKENDS",
+    "Backend",
     "activation",
+    "backend_names",
     "check_backend",
+    "counts_and_activation",
+    "pasc_if",
     "pasc_if_counts",
-    "pasc_if_reference",
-    "pasc_if_vectorised",
+    "pasc_if_settled",
+    "qcfs_activation",
     "quantise",
+    "quantised_activation",
+    "register_backend",
     "select",
-    "settle_ties",
     "train_of",
     "window_mean",
 ]

@@ -2,26 +2,101 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.ops.pasc_if.reference import pasc_if_reference
-from pascal_ext.ops.pasc_if.vectorised import pasc_if_vectorised
+from pascal_ext.errors import BackendError, InvalidArgumentError
 
-Kernel = Callable[[Tensor, "Tensor | float", int], Tensor]
+_logger = logging.getLogger("pascal_ext")
+_backends: dict[str, Backend] = {}
 
-BACKENDS: dict[str, Kernel] = {"reference": pasc_if_reference, "torch": pasc_if_vectorised}
-
-
-def check_backend(backend: str) -> str:
-    """Return ``backend``; raise :class:`InvalidArgumentError` where there is none of that name."""
-    if backend != "auto" and backend not in BACKENDS:
-        raise InvalidArgumentError(f"backend={backend!r} is unknown; choose one of {['auto', *BACKENDS]}")
-    return backend
+AUTO = {"cuda": ("triton", "cupy", "torch")}  # by type of device, the fastest first; elsewhere "torch"
 
 
-def select(backend: str) -> Kernel:
-    """The kernel that ``backend`` names."""
-    return BACKENDS["torch" if check_backend(backend) == "auto" else backend]
+def _nothing(*_: object) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to compute the neuron.
+
+    Attributes:
+        spikes: currents [T1, N, ...], λ (scalar or [C]), L -> train [L, N, ...].
+        counts: the same -> counts [N, ...], int32.
+        missing: what has to be installed before it can run here at all; empty where nothing is.
+        refuses: why it cannot run on these currents; empty where it can.
+    """
+
+    spikes: Callable[[Tensor, Tensor, int], Tensor]
+    counts: Callable[[Tensor, Tensor, int], Tensor]
+    missing: Callable[[], str] = _nothing
+    refuses: Callable[[Tensor], str] = _nothing
+
+
+def register_backend(name: str, backend: Backend) -> None:
+    """Make ``backend`` known as ``name``; framework adapters add their own."""
+    _backends[name] = backend
+
+
+def backend_names() -> tuple[str, ...]:
+    """What ``backend=`` can be, ``"auto"`` first."""
+    return ("auto", *_backends)
+
+
+def check_backend(name: str) -> str:
+    """Return ``name``.
+
+    Raises:
+        InvalidArgumentError: there is no backend of that name.
+        BackendError: there is, and it cannot run here.
+    """
+    if name not in backend_names():
+        hint = (
+            "; 'host' comes with pascal_ext.adapters.spikingjelly: import PascalIFNode from there first"
+            if name == "host"
+            else ""
+        )
+        raise InvalidArgumentError(f"backend={name!r} is unknown; choose one of {list(backend_names())}{hint}")
+    if name != "auto" and (reason := _backends[name].missing()):
+        raise BackendError(f"backend={name!r} cannot run: {reason}")
+    return name
+
+
+def select(name: str, x_seq: Tensor) -> tuple[str, Backend]:
+    """The backend that computes the currents ``x_seq``, and its name.
+
+    Raises:
+        InvalidArgumentError, BackendError: see :func:`check_backend`; or the backend cannot run on these currents.
+    """
+    if check_backend(name) == "auto":
+        name = _fastest(x_seq.device.type, x_seq.dtype)
+    elif reason := _backends[name].refuses(x_seq):
+        raise BackendError(f"backend={name!r} cannot run on {x_seq.dtype} currents on {x_seq.device}: {reason}")
+    return name, _backends[name]
+
+
+@functools.cache
+def _fastest(device: str, dtype: torch.dtype) -> str:
+    passed: list[str] = []
+    example = torch.empty((1, 1), dtype=dtype, device="meta" if device == "meta" else device)
+    for name in AUTO.get(device, ("torch",)):
+        reason = _backends[name].missing() or _backends[name].refuses(example)
+        if not reason:
+            _logger.info("backend 'auto' is %r for %s on %s%s", name, dtype, device, "".join(passed))
+            return name
+        passed.append(f"; not {name!r}: {reason}")
+    raise BackendError(f"no backend can run on {device}{''.join(passed)}")
+
+
+def installed(package: str, command: str) -> str:
+    """Why a backend that needs ``package`` cannot run; empty where it is there."""
+    if importlib.util.find_spec(package):
+        return ""
+    return f"{package} is not installed; get it with: {command}"

@@ -19,33 +19,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.pasc_if.vectorised import quantise, window_mean
-from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
-
 TIE = 64.0
 
 
-def settle_ties(
-    x_seq: Tensor, v_threshold: Tensor | float, levels: int, reference: Tensor
-) -> tuple[Tensor, Tensor | int]:
-    """Spike counts from currents, with ties settled by ``reference``.
+def settle(u: Tensor, levels: int, reference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Counts ``clip(⌊u⌋, 0, L)``, but for ties, which ``reference`` decides.
 
     Args:
-        x_seq: currents, [T1, N, ...].
-        v_threshold: λ, as in :func:`pascal_ext.functional.pasc_if`.
+        u: ``z·L/λ + 1/2`` as simulated, [N, ...].
         levels: L.
-        reference: counts [N, ...] of any integer dtype that holds L, from a pass in the ANN's own arithmetic.
+        reference: counts from a pass in the ANN's own arithmetic, [N, ...], of any integer dtype that holds L.
+        dtype: of the currents; its ε says how wide a tie is.
 
     Returns:
-        Counts, [N, ...] in the dtype of ``reference``, and how many of them a tie has changed.
+        Counts in the dtype of ``reference``, and how many of them it has changed.
     """
-    z = window_mean(x_seq)
-    counts = quantise(z, v_threshold, levels).to(reference.dtype)
-    if not torch.compiler.is_compiling() and torch.equal(counts, reference):
-        return counts, 0  # nearly always: ties are rare
-    shifted = z.to(accumulation_dtype(z.dtype)) * levels / broadcastable(v_threshold, z, 1) + 0.5
-    boundary = shifted.round()
-    tie = (shifted - boundary).abs() <= min(TIE * torch.finfo(x_seq.dtype).eps * levels, 0.5)
+    counts = u.floor().clamp_(0, levels).to(reference.dtype)
+    boundary = u.round()
+    tie = (u - boundary).abs() <= min(TIE * torch.finfo(dtype).eps * levels, 0.5)
     meets = (reference >= (boundary - 1).clamp(0, levels)) & (reference <= boundary.clamp(0, levels))
     settled = torch.where(tie & meets, reference, counts)
     return settled, (settled != counts).sum()

@@ -1,4 +1,4 @@
-r"""PASC-IF in closed form: only the mean of the input currents counts.
+"""PASC-IF without its loops: only the sum of the input currents counts.
 
 The three stages of the neuron emit ``k = clip(⌊z·L/λ + 1/2⌋, 0, L)`` spikes whatever the order of the currents whose
 mean is ``z``; the train is the thermometer code of ``k``.
@@ -6,20 +6,15 @@ mean is ``z``; the train is the thermometer code of ``k``.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
+from pascal_ext.ops.pasc_if.closed_form import closed_form, shifted
+from pascal_ext.ops.pasc_if.ties import settle
+from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
-
-
-def quantise(z: Tensor, threshold: Tensor | float, levels: int, channel_dim: int = 1) -> Tensor:
-    """``clip(⌊z·L/λ + 1/2⌋, 0, L)``, whole numbers in the accumulation dtype of ``z``.
-
-    The QCFS activation and the neuron share this very function, so that equal pre-activations give equal counts. The
-    order of the operations is the formula's; another one would round differently next to a boundary.
-    """
-    threshold = broadcastable(threshold, z, channel_dim)
-    return z.to(accumulation_dtype(z.dtype)).mul(levels).div_(threshold).add_(0.5).floor_().clamp_(0, levels)
 
 
 def window_mean(x_seq: Tensor) -> Tensor:
@@ -31,21 +26,70 @@ def window_mean(x_seq: Tensor) -> Tensor:
 
 def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
     """The spike counts alone, [N, ...] int32; arguments as in :func:`pascal_ext.functional.pasc_if`."""
-    return quantise(window_mean(x_seq), v_threshold, levels).int()
-
-
-def train_of(counts: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """The thermometer code of ``counts``: [N, ...] integers -> [levels, N, ...] in {0, 1}, ones first."""
-    steps = torch.arange(levels, dtype=counts.dtype, device=counts.device)
-    return (steps.view(-1, *[1] * counts.ndim) < counts).to(dtype)
+    return closed_form(_total(x_seq), broadcastable(v_threshold, x_seq, 2), levels, x_seq.shape[0]).int()
 
 
 def pasc_if_vectorised(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
     """The spike train; arguments and shapes as in :func:`pascal_ext.functional.pasc_if`."""
-    return train_of(pasc_if_counts(x_seq, v_threshold, levels), levels, x_seq.dtype)
+    threshold = broadcastable(v_threshold, x_seq, 2)
+    if not can_tile(x_seq):
+        counts = closed_form(_total(x_seq), threshold, levels, x_seq.shape[0])
+        return train_of(counts, levels, x_seq.dtype)
+    window = x_seq.shape[0]
+    train = empty_train(x_seq, levels)
+    for by, *pieces in tiles((threshold,), 1, *x_seq.unbind(0), *train.unbind(0)):
+        u = shifted(_total(pieces[:window]), by, levels, window)
+        for time, emitted in enumerate(pieces[window:], start=1):
+            torch.ge(u, time, out=emitted)  # ⌊u⌋ > t − 1
+    return train
 
 
-def activation(counts: Tensor, threshold: Tensor | float, levels: int, dtype: torch.dtype) -> Tensor:
-    """``λ/L · k``, what a layer's counts [N, C, ...] stand for."""
-    accumulate = counts if counts.is_floating_point() else counts.to(accumulation_dtype(dtype))
-    return accumulate.mul(broadcastable(threshold, accumulate, 1) / levels).to(dtype)
+def pasc_if_settled(
+    x_seq: Tensor, v_threshold: Tensor | float, levels: int, reference: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The spike train, its ties settled, and how many of them were; see :mod:`pascal_ext.ops.pasc_if.ties`.
+
+    Args:
+        x_seq, v_threshold, levels: as in :func:`pascal_ext.functional.pasc_if`.
+        reference: counts [N, ...] of any integer dtype that holds L, from a pass in the ANN's own arithmetic.
+    """
+    threshold = broadcastable(v_threshold, x_seq, 2)
+    window = x_seq.shape[0]
+    if not can_tile(x_seq):
+        u = shifted(_total(x_seq), threshold, levels, window)
+        counts, ties = settle(u, levels, reference, x_seq.dtype)
+        return train_of(counts, levels, x_seq.dtype), ties
+    train = empty_train(x_seq, levels)
+    ties = torch.zeros((), dtype=torch.int64)
+    for by, settled, *pieces in tiles((threshold,), 1, reference, *x_seq.unbind(0), *train.unbind(0)):
+        u = shifted(_total(pieces[:window]), by, levels, window)
+        if not torch.equal(u.clamp(0, levels).to(settled.dtype), settled):  # rare: ties are
+            counts, changed = settle(u, levels, settled, x_seq.dtype)
+            u = counts.to(u.dtype)
+            ties += changed
+        for time, emitted in enumerate(pieces[window:], start=1):
+            torch.ge(u, time, out=emitted)
+    return train, ties
+
+
+def empty_train(x_seq: Tensor, levels: int, device: torch.device | str | None = None) -> Tensor:
+    """Room for a train [levels, N, ...] whose steps lie in memory like those of ``x_seq``, on its device or another."""
+    step = torch.empty_like(x_seq[0], device="meta")
+    strides = (step.numel(), *step.stride())
+    return torch.empty_strided((levels, *step.shape), strides, dtype=x_seq.dtype, device=device or x_seq.device)
+
+
+def train_of(counts: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """The thermometer code of ``counts``: [N, ...] whole numbers -> [levels, N, ...] in {0, 1}, ones first."""
+    steps = torch.arange(levels, dtype=counts.dtype, device=counts.device)
+    return (steps.view(-1, *[1] * counts.ndim) < counts).to(dtype)
+
+
+def _total(currents: Tensor | list[Tensor]) -> Tensor:
+    """The sum of a window of currents, in the accumulation dtype."""
+    if isinstance(currents, Tensor):
+        dtype = accumulation_dtype(currents.dtype)
+        return currents[0].to(dtype) if currents.shape[0] == 1 else currents.sum(0, dtype=dtype)
+    if len(currents) == 1:
+        return currents[0]
+    return functools.reduce(Tensor.add_, currents[2:], currents[0] + currents[1])

@@ -1,0 +1,1 @@
+"""What one layer of neurons costs; ``python -m benchmarks.ops``."""

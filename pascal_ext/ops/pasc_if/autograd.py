@@ -1,0 +1,64 @@
+"""The closed form with its straight-through gradient, written so that compilers and ``torch.export`` look into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pascal_ext.ops.pasc_if.closed_form import quantised_activation
+from pascal_ext.ops.pasc_if.gradient import activation_gradient, train_gradient
+from pascal_ext.ops.pasc_if.vectorised import pasc_if_settled, pasc_if_vectorised
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int) -> Tensor:
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(z, threshold)
+            ctx.levels = levels
+        return quantised_activation(z, threshold, levels)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        z, threshold = ctx.saved_tensors
+        return *activation_gradient(grad_outputs[0], z, threshold, ctx.levels, ctx.needs_input_grad[1]), None
+
+
+class _Train(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_seq: Tensor, threshold: Tensor, levels: int, reference: Tensor | None) -> Any:
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x_seq, threshold)
+            ctx.levels = levels
+        if reference is None:
+            return pasc_if_vectorised(x_seq, threshold, levels)
+        train, ties = pasc_if_settled(x_seq, threshold, levels, reference)
+        ctx.mark_non_differentiable(ties)
+        return train, ties
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x_seq, threshold = ctx.saved_tensors
+        return *train_gradient(grad_outputs[0], x_seq, threshold, ctx.levels), None, None
+
+
+def qcfs_activation(z: Tensor, threshold: Tensor, levels: int, *, in_place: bool = False) -> Tensor:
+    """``λ/L · k`` of pre-activations, [N, ...] or [N, C, ...]; differentiable, see :class:`pascal_ext.QCFS`.
+
+    Args:
+        z: pre-activations.
+        threshold: λ, scalar or [C].
+        levels: L.
+        in_place: whether the result may take the place of ``z``; it does where no gradient is recorded.
+    """
+    if torch.is_grad_enabled() and (z.requires_grad or threshold.requires_grad):
+        found: Tensor = _Activation.apply(z, threshold, levels)
+        return found
+    return quantised_activation(z, threshold, levels, in_place=in_place)
+
+
+def traceable_train(x_seq: Tensor, threshold: Tensor, levels: int, reference: Tensor | None = None) -> Any:
+    """What the operators ``pasc_if`` and, with a reference, ``pasc_if_settled`` return, in torch's own operations."""
+    return _Train.apply(x_seq, threshold, levels, reference)

@@ -1,0 +1,79 @@
+"""Straight-through gradients (Bu et al., ICLR 2022, equations 13 and 14): the floor counts as the identity.
+
+With ``u = z·L/λ + 1/2``, the gradient passes where 0 < u < L and nowhere else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pascal_ext.ops.pasc_if.closed_form import shifted
+from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
+from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
+
+
+def activation_gradient(
+    grad: Tensor, z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of ``QCFS(z)``: ∂/∂z is 1 for 0 < u < L; ∂/∂λ is QCFS(z)/λ − z/λ there, 0 below, and 1 above.
+
+    Args:
+        grad: with respect to the activation, [N, ...] or [N, C, ...].
+        z: pre-activations.
+        threshold: λ, scalar or [C].
+        levels: L.
+        needs_threshold: whether the second gradient is wanted.
+
+    Returns:
+        Gradients with respect to ``z`` and ``threshold``, in their shapes and dtypes.
+    """
+    by = broadcastable(threshold, z, 1)
+    total = torch.zeros_like(by, dtype=torch.float64 if can_tile(z) else by.dtype)
+    if can_tile(z):
+        grad_z = torch.empty_like(z)
+        for scale, subtotal, above, source, target in tiles((by, total), 1, grad, z, grad_z):
+            slope = _slopes(above, source, target, scale, levels, needs_threshold)
+            if slope is not None:
+                subtotal += slope.sum_to_size(subtotal.shape)
+    else:
+        grad_z = torch.empty_like(z, dtype=by.dtype)
+        slope = _slopes(grad.to(by.dtype), z.to(by.dtype), grad_z, by, levels, needs_threshold)
+        total = total if slope is None else slope.sum_to_size(by.shape)
+    return grad_z.to(z.dtype), total.reshape(threshold.shape).to(threshold.dtype) if needs_threshold else None
+
+
+def _slopes(
+    grad: Tensor, z: Tensor, grad_z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool
+) -> Tensor | None:
+    """Fill ``grad_z``; returns the gradient with respect to λ, element by element."""
+    u = shifted(z, threshold, levels)
+    torch.ops.aten.hardtanh_backward(grad, u, 0, levels, grad_input=grad_z)  # grad where 0 < u < L
+    if not needs_threshold:
+        return None
+    activation = u.floor_().clamp_(0, levels).mul_(grad).mul_(1 / levels)
+    return activation.addcmul_(grad_z, z / threshold, value=-1)
+
+
+def train_gradient(grad: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Gradients of a spike train, of which λ times the mean is QCFS of the mean current.
+
+    Each spike counts as ``clip(u, 0, L) / L``: ∂s_t/∂z = 1/λ and ∂s_t/∂λ = −z/λ² for 0 < u < L, whatever t.
+
+    Args:
+        grad: with respect to the spikes, [L, N, ...].
+        x_seq: currents, [T1, N, ...].
+        threshold: λ, scalar or [C].
+        levels: L.
+
+    Returns:
+        Gradients with respect to ``x_seq`` and ``threshold``, in their shapes and dtypes.
+    """
+    dtype = accumulation_dtype(x_seq.dtype)
+    z = x_seq.mean(0, dtype=dtype)
+    by = broadcastable(threshold, x_seq, 2)
+    inside = torch.ops.aten.hardtanh_backward(grad.sum(0, dtype=dtype), shifted(z, by, levels), 0, levels) / by
+    grad_threshold = -(inside * z / by).sum_to_size(by.shape)
+    window = x_seq.shape[0]
+    grad_x = (inside / window).to(x_seq.dtype).expand_as(x_seq)
+    return grad_x, grad_threshold.reshape(threshold.shape).to(threshold.dtype)

@@ -1,0 +1,86 @@
+"""A batch in pieces gives what it gives as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pascal_ext import convert
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.network import SpikingNetwork
+from tests.networks import EXACT, Net, assert_close, quantised, relu
+
+
+def network(name: str) -> SpikingNetwork:
+    case = EXACT[name]
+    return convert(quantised(case.build(), case.data()))
+
+
+@pytest.mark.parametrize("name", ["one block, twice", "many outputs"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_any_size(name: str, chunk: int) -> None:
+    snn = network(name)
+    x = torch.randn(5, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        for execution in ("spikes", "counts"):
+            snn.execution = execution
+            for step_mode, inputs in (("s", x), ("m", x.repeat(2, 1, 1, 1, 1))):
+                snn.step_mode, snn.chunk = step_mode, None
+                whole = snn(inputs)
+                snn.chunk = chunk
+                assert_close(snn(inputs), whole)
+
+
+def test_no_more_samples_at_a_time() -> None:
+    snn = network("one block, twice")
+    seen: list[int] = []
+    next(iter(snn.neurons.values())).register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
+    snn.chunk = 2
+    snn(torch.randn(5, 3, 6, 6, dtype=torch.float64))
+    assert sum(seen) % 5 == 0
+    assert max(seen) == 2
+
+
+def test_inputs_by_name() -> None:
+    snn = network("two inputs")
+    x, y = torch.randn(2, 5, 3, 6, 6, dtype=torch.float64)
+    whole = snn(x, y=y)
+    snn.chunk = 2
+    assert_close(snn(x, y=y), whole)
+
+
+def test_constants_among_the_outputs() -> None:
+    model = Net(
+        lambda m, x: (relu(m.a(x)), m.scale, x.size(1), None), a=nn.Conv2d(3, 2, 1), scale=nn.Parameter(torch.ones(2))
+    )
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    snn = convert(model.double(), [x], progress=False)
+    snn.chunk = 2
+    for execution in ("spikes", "counts"):
+        snn.execution = execution
+        found, scale, channels, nothing = snn(x)
+        assert found.shape == (4, 2, 6, 6)
+        assert torch.equal(scale, model.scale)
+        assert (channels, nothing) == (3, None)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "4"])
+def test_a_chunk_is_a_number_of_samples(value: Any) -> None:
+    snn = network("one block, twice")
+    with pytest.raises(InvalidArgumentError, match=f"chunk must be .* got {value!r}"):
+        snn.chunk = value
+    assert snn.chunk is None
+
+
+def test_outputs_without_samples_are_refused() -> None:
+    def total(m: Any, x: Tensor) -> Tensor:
+        return relu(m.a(x)).permute(1, 0, 2, 3)
+
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    snn = convert(Net(total, a=nn.Conv2d(3, 2, 1)).double(), [x], on_unsupported="analog", progress=False)
+    snn.chunk = 3
+    with pytest.raises(InvalidArgumentError, match="chunk=3, but an output has the shape"):
+        snn(x)
