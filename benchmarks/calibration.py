@@ -41,8 +41,8 @@ def main(
     weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
-    levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [4, 8, 16, 32],  # noqa: B006
-    case: Annotated[list[str], typer.Option(help="ways to calibrate, may be repeated")] = list(CASES),  # noqa: B006
+    levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [4, 8, 16, 32],
+    case: Annotated[list[str], typer.Option(help="ways to calibrate, may be repeated")] = list(CASES),
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
     calibration: Annotated[int, typer.Option(help="training images for calibration")] = 1000,
     batch_size: Annotated[int, typer.Option()] = 100,

@@ -38,9 +38,9 @@ def main(
     weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
-    strategy: Annotated[list[str], typer.Option(help="may be repeated")] = list(STRATEGIES),  # noqa: B006
-    mean_levels: Annotated[list[int], typer.Option(help="mean T, may be repeated")] = [4, 6, 8],  # noqa: B006
-    correction: Annotated[list[str], typer.Option(help="none, bias; may be repeated")] = ["none", "bias"],  # noqa: B006
+    strategy: Annotated[list[str], typer.Option(help="may be repeated")] = list(STRATEGIES),
+    mean_levels: Annotated[list[int], typer.Option(help="mean T, may be repeated")] = [4, 6, 8],
+    correction: Annotated[list[str], typer.Option(help="none, bias; may be repeated")] = ["none", "bias"],
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
     calibration: Annotated[int, typer.Option(help="training images for calibration")] = 1000,
     measured: Annotated[int, typer.Option(help="how many of them plans are measured on")] = 300,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,7 +87,7 @@ class Measurement:
         self, made: Conversion, methods: Sequence[Method], batches: Batches, description: str
     ) -> tuple[dict[str, Any], float, float]:
         answers = len(made.timesteps)
-        zeros = lambda: torch.zeros(answers, dtype=torch.int64)  # noqa: E731
+        zeros = functools.partial(torch.zeros, answers, dtype=torch.int64)
         tallies = [_Tally(zeros(), zeros(), None if made.source is None else zeros()) for _ in methods]
         ann_right = source_right = 0
         seconds = ann_seconds = 0.0
