@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pascal_ext
-from benchmarks.compilation import eager_activations
 from benchmarks.finetuning import FineTuning, change_levels
 from benchmarks.lightning_cpu import L
 
@@ -35,11 +34,10 @@ class Reallocate(L.Callback):
         assert isinstance(pl_module, FineTuning)
         student = pl_module.student
         shown = trainer.is_global_zero
-        with eager_activations(student):
-            plan = pascal_ext.allocate(
-                student, self.loader, strategy=self.strategy, mean_levels=self.mean_levels, progress=shown
-            )
-            change_levels(student, plan, self.loader, progress=shown)
+        plan = pascal_ext.allocate(
+            student, self.loader, strategy=self.strategy, mean_levels=self.mean_levels, progress=shown
+        )
+        change_levels(student, plan, self.loader, progress=shown)
         pl_module.set_floors()
         if trainer.is_global_zero:
             plan.to_json(self.path)

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 import pascal_ext
 from benchmarks import data, rows
-from benchmarks.compilation import compile_activations
 from benchmarks.finetuning import FineTuning, Images, Recipe, change_levels
 from benchmarks.lightning_cpu import L
 from benchmarks.models import build
@@ -101,7 +100,7 @@ def train(
         root: folder of the images, see :func:`benchmarks.data.read`.
         output: folder for what is written.
         resume: go on from ``output/last.ckpt`` where it is there.
-        compiled: compile the activations, see :mod:`benchmarks.compilation`.
+        compiled: see :class:`~benchmarks.finetuning.FineTuning`.
         workers: processes that read images from disk.
         trainer: for :class:`lightning.Trainer`: devices, precision ...
 
@@ -128,9 +127,7 @@ def train(
     if distils and run.weights is None:
         raise InvalidArgumentError("distillation needs the ReLU network's weights")
     student = run.student(relu, calibration).train()
-    module = FineTuning(student, source, run.recipe, relu if distils else None, seed=run.seed)
-    if compiled:
-        compile_activations(student)
+    module = FineTuning(student, source, run.recipe, relu if distils else None, seed=run.seed, compiled=compiled)
     callbacks = [
         L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False),
         _Remember(run),
@@ -238,7 +235,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and the network.")] = Path("checkpoints/train"),
     results: Annotated[Path, typer.Option(help="File that the row is added to.")] = rows.RESULTS / "train.jsonl",
     restart: Annotated[bool, typer.Option("--restart", help="Do not resume from OUTPUT/last.ckpt.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the activations.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step.")] = False,
     accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes; more than one train with DDP.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed ...")] = "32-true",
