@@ -1,15 +1,69 @@
-"""A batch in pieces: samples do not depend on each other, so that memory can be traded for calls."""
+"""A batch in pieces: samples do not depend on each other, so that memory can be traded for calls.
+
+Spikes take L times the room of the ANN's tensors. What a layer writes is still in a CPU's cache when the next one reads
+it only where a piece is small; smaller ones than that give convolutions less to do at a time, and read their weights
+more often. So the largest spike train of a piece is kept at about :data:`CACHE`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.operations import name_of, shape_argument
+from pascal_ext.ops import timefold
+
+AUTO = "auto"
+CACHE = 8 << 20  # bytes; a fraction of the last level of cache, which weights and currents share
+_SHAPED = ("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty")
+
+
+def check_chunk(value: Any) -> int | str | None:
+    """Return ``value``; raise :class:`InvalidArgumentError` unless it is a number of samples, "auto" or None."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not whole and value is not None and value != AUTO:
+        raise InvalidArgumentError(
+            f"chunk must be a number of samples, at least 1, or {AUTO!r}, or None; got {value!r}"
+        )
+    chunk: int | str | None = value
+    return chunk
+
+
+def divisible(graph: fx.Graph) -> bool:
+    """Whether the outputs of a time-folded graph hold one entry for each sample, and no value depends on how many there
+    are. Not all that is divisible is found out.
+
+    Args:
+        graph: see :class:`pascal_ext.lowering.Lowering`; without operations on decoded values, which may mix samples.
+    """
+    batch = next(iter(graph.nodes))
+    for node in graph.nodes:
+        if node.target is timefold.present and node.args[1] is None:
+            return False
+    return all(
+        getattr(node.target, "__module__", None) == timefold.__name__
+        or (name_of(node) in _SHAPED and shape_argument(node)[0] is batch)
+        for node in batch.users
+    )
+
+
+def size_for_cache(trains: Iterable[int], kernels: int, batch: int) -> int:
+    """How many of ``batch`` samples to simulate at a time.
+
+    Args:
+        trains: the bytes of each layer's spikes for one sample.
+        kernels: the bytes of the convolutions' weights, which every piece reads again: with more of them, larger pieces
+            pay.
+        batch: number of samples.
+    """
+    room = max(CACHE, kernels // 2)
+    pieces = -(-batch // max(1, room // max(trains, default=1)))
+    return -(-batch // pieces)
 
 
 def split(inputs: Any, size: int, dim: int) -> Iterator[Any]:

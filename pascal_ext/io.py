@@ -121,7 +121,7 @@ def _network(
             _check_target(root, str(node.target), node.op)
     snn = network(root, counts, spikes, structure["latency"], tuple(structure["analog_nodes"]))
     snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
-    snn.settle_ties, snn.chunk = structure["settle_ties"], structure.get("chunk")
+    snn.settle_ties, snn.chunk = structure["settle_ties"], structure.get("chunk", "auto")
     return snn
 
 

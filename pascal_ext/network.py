@@ -19,7 +19,7 @@ from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops import timefold
-from pascal_ext.overwriting import overwriting_graph
+from pascal_ext.overwriting import overwriting_graph, unobserved
 from pascal_ext.plan import LevelPlan
 
 STEP_MODES = ("s", "m")
@@ -52,9 +52,7 @@ class SpikingNetwork(nn.Module):
             :mod:`pascal_ext.ops.pasc_if.ties`). It costs one more pass of the ANN, and makes the spikes exactly those
             of the ANN; without it a neuron in a million differs, and deep networks spread that.
 
-        chunk: at most how many samples are simulated at a time; None (the default) for all of them. Spikes need L times
-            the memory that the ANN needs, and samples do not depend on each other, so a chunk bounds it; the results
-            are joined.
+        chunk: see the property.
 
     Raises:
         InvalidArgumentError: a layer of the ANN has a name that this class needs itself.
@@ -70,7 +68,8 @@ class SpikingNetwork(nn.Module):
         self._analog_nodes = tuple(analog_nodes)
         self._step_mode = "s"
         self._execution = "spikes"
-        self._chunk: int | None = None
+        self._chunk: int | str | None = chunking.AUTO
+        self._sizes: dict[Any, int] = {}
         self.settle_ties = True
         registrations: tuple[tuple[str, Iterator[tuple[str, Any]], Callable[[str, Any], None]], ...] = (
             ("layer", root.named_children(), self.add_module),
@@ -92,6 +91,7 @@ class SpikingNetwork(nn.Module):
         self._run_counts = _function(counts)
         self._run_references = _function(reference_graph(counts, self))
         self._run_spikes = _function(overwriting_graph(self._spikes_graph, self))
+        self._divisible = not self._analog_nodes and chunking.divisible(self._spikes_graph)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Present inputs; takes what the ANN's ``forward`` took. See the class for shapes.
@@ -99,10 +99,10 @@ class SpikingNetwork(nn.Module):
         Raises:
             InvalidArgumentError: no tensor among the inputs, different batch sizes, or too few dimensions.
         """
-        if self._chunk is not None and self._presented((args, kwargs))[0] > self._chunk:
-            dim = int(self._step_mode == "m")
-            pieces = chunking.split((args, kwargs), self._chunk, dim)
-            return chunking.join([self._present(*inputs) for inputs in pieces], dim, self._chunk)
+        chunk = self._chunk
+        if isinstance(chunk, int) and self._presented((args, kwargs))[0] > chunk:
+            pieces = chunking.split((args, kwargs), chunk, self._sample_dim)
+            return chunking.join([self._present(*inputs) for inputs in pieces], self._sample_dim, chunk)
         return self._present(args, kwargs)
 
     def _present(self, args: Any, kwargs: Any) -> Any:
@@ -110,13 +110,51 @@ class SpikingNetwork(nn.Module):
         if self._execution == "counts" or not batch:  # into an empty batch no timesteps can be folded
             outputs = self._run_counts(self, *means[0], **means[1])
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
-        else:
-            references = self._references(means) if self._settles(means) else None
-            if self._step_mode == "m":
-                args, kwargs = pytree.tree_map_only(Tensor, timefold.fold, (args, kwargs))
-            outputs = self._run_spikes(self, batch, references, *args, **kwargs)
-            finish = _same if self._step_mode == "m" else timefold.mean
+            return pytree.tree_map_only(Tensor, finish, outputs)
+        references = self._references(means) if self._settles(means) else None
+        size = self._piece(batch, means, references)
+        if size == batch:
+            return self._simulate((args, kwargs), batch, references)
+        counts = itertools.repeat(None) if references is None else chunking.split(references, size, 0)
+        sizes = [size] * (batch // size) + [batch % size] * (batch % size > 0)
+        pieces = zip(chunking.split((args, kwargs), size, self._sample_dim), sizes, counts, strict=False)
+        return chunking.join([self._simulate(*piece) for piece in pieces], self._sample_dim, size)
+
+    def _simulate(self, inputs: Any, batch: int, references: tuple[Tensor, ...] | None) -> Any:
+        """Simulate the spikes of ``batch`` samples."""
+        finish: Callable[[Tensor], Tensor] = timefold.mean
+        if self._step_mode == "m":
+            inputs, finish = pytree.tree_map_only(Tensor, timefold.fold, inputs), _same
+        outputs = self._run_spikes(self, batch, references, *inputs[0], **inputs[1])
         return pytree.tree_map_only(Tensor, finish, outputs)
+
+    def _piece(self, batch: int, means: Any, references: tuple[Tensor, ...] | None) -> int:
+        """How many samples are simulated at a time."""
+        if self._chunk != chunking.AUTO or batch == 1 or not self._divisible or self._is_noticed():
+            return batch
+        leaves = [x for x in pytree.tree_leaves(means) if isinstance(x, Tensor)]
+        if any(x.device.type != "cpu" for x in leaves):
+            return batch
+        key = tuple((x.shape[1:], x.dtype) for x in leaves), batch
+        if key not in self._sizes:
+            counts = references or self._references(pytree.tree_map_only(Tensor, lambda x: x[:1], means))
+            trains = (
+                layer.numel() // len(layer) * neuron.levels * leaves[0].element_size()
+                for layer, (_, neuron) in zip(counts, self._neuron_calls(), strict=True)
+            )
+            kernels = sum(weight.nbytes for weight in self.parameters() if weight.ndim > 2)
+            self._sizes[key] = chunking.size_for_cache(trains, kernels, batch)
+        return self._sizes[key]
+
+    def _is_noticed(self) -> bool:
+        """Whether anyone could notice that layers are called more than once for a batch."""
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or _is_watched():
+            return True
+        return not unobserved(*self.modules())
+
+    @property
+    def _sample_dim(self) -> int:
+        return int(self._step_mode == "m")
 
     def _presented(self, inputs: Any) -> tuple[int, Any]:
         """The batch size, and what the inputs mean over time: [N, ...]."""
@@ -153,8 +191,7 @@ class SpikingNetwork(nn.Module):
         """
         leaves = pytree.tree_leaves(inputs)
         is_double = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
-        watched = not torch.compiler.is_compiling() and bool(_get_current_dispatch_mode_stack())
-        return self.settle_ties and not is_double and not watched
+        return self.settle_ties and not is_double and not _is_watched()
 
     @property
     def execution(self) -> str:
@@ -168,15 +205,21 @@ class SpikingNetwork(nn.Module):
             neuron.execution = value
 
     @property
-    def chunk(self) -> int | None:
-        """At most how many samples are simulated at a time; None for all of them."""
+    def chunk(self) -> int | str | None:
+        """At most how many samples are simulated at a time.
+
+        Spikes need L times the memory that the ANN needs, and samples do not depend on each other, so a number bounds
+        the memory; the results are joined. ``"auto"`` (the default): as many as a CPU's cache has room for, which is
+        faster, where no one could notice: in evaluation, without gradients and hooks. None: all of them at once.
+
+        Raises:
+            InvalidArgumentError: on setting, where it is none of these.
+        """
         return self._chunk
 
     @chunk.setter
-    def chunk(self, value: int | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InvalidArgumentError(f"chunk must be a number of samples, at least 1, or None; got {value!r}")
-        self._chunk = value
+    def chunk(self, value: int | str | None) -> None:
+        self._chunk = chunking.check_chunk(value)
 
     @property
     def step_mode(self) -> str:
@@ -212,9 +255,12 @@ class SpikingNetwork(nn.Module):
     @property
     def neurons(self) -> dict[str, PascIF]:
         """Layer name -> neurons, in order of execution."""
+        return dict(self._neuron_calls())
+
+    def _neuron_calls(self) -> list[tuple[str, PascIF]]:
         calls = (str(node.target) for node in self._counts_graph.nodes if node.op == "call_module")
         modules = ((name, self.get_submodule(name)) for name in calls)
-        return {name: module for name, module in modules if isinstance(module, PascIF)}
+        return [(name, module) for name, module in modules if isinstance(module, PascIF)]
 
     @property
     def plan(self) -> LevelPlan:
@@ -271,6 +317,11 @@ class SpikingNetwork(nn.Module):
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _is_watched() -> bool:
+    """Whether a dispatch mode (an operation counter, say) sees every operation."""
+    return not torch.compiler.is_compiling() and bool(_get_current_dispatch_mode_stack())
 
 
 def _function(graph: fx.Graph) -> Callable[..., Any]:

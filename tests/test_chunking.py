@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
-from pascal_ext import convert
+from pascal_ext import QCFS, chunking, convert
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
-from tests.networks import EXACT, Net, assert_close, quantised, relu
+from tests.networks import ANALOG, EXACT, Net, assert_close, quantised, relu, tensors
 
 
 def network(name: str) -> SpikingNetwork:
@@ -72,7 +74,66 @@ def test_a_chunk_is_a_number_of_samples(value: Any) -> None:
     snn = network("one block, twice")
     with pytest.raises(InvalidArgumentError, match=f"chunk must be .* got {value!r}"):
         snn.chunk = value
-    assert snn.chunk is None
+    assert snn.chunk == "auto"
+
+
+@pytest.mark.filterwarnings("ignore:layer .* is dead")
+@pytest.mark.parametrize("name", {**ANALOG, **EXACT})
+def test_pieces_for_the_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest pieces there are, in any network, whatever its shapes depend on: no one could tell."""
+    monkeypatch.setattr(chunking, "CACHE", 1)
+    case = {**ANALOG, **EXACT}[name]
+    kinds = {"on_unsupported": "analog"} if name in ANALOG else {}
+    snn = convert(quantised(case.build(), case.data()), **kinds)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        snn = snn.to(dtype)
+        for step_mode in ("s", "m"):
+            snn.step_mode = step_mode
+            data = case.data() if step_mode == "s" else case.data(2)
+            inputs = pytree.tree_map(lambda x, dtype=dtype: x.to(dtype) if x.is_floating_point() else x, data)
+            with torch.no_grad():
+                snn.chunk = "auto"
+                found = tensors(snn(*inputs))
+                snn.chunk = None
+                for piecewise, whole in zip(found, tensors(snn(*inputs)), strict=True):
+                    torch.testing.assert_close(piecewise, whole, rtol=0, atol=tolerance)
+
+
+def test_the_cache_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    snn = convert(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), QCFS(8), nn.Flatten(), nn.Linear(256, 2)))
+    x = torch.randn(10, 1, 8, 8)
+    batches: list[int] = []
+    fire = snn.get_submodule("1").forward
+
+    def watched(x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        batches.append(x_seq.shape[1])
+        return fire(x_seq, *args, **kwargs)
+
+    monkeypatch.setattr(snn.get_submodule("1"), "forward", watched)
+    one = 8 * 256 * 4  # bytes of a sample's spikes
+
+    def seen(cache: int) -> list[int]:
+        monkeypatch.setattr(chunking, "CACHE", cache)
+        snn._sizes.clear()
+        batches.clear()
+        snn(x)
+        return batches
+
+    with torch.no_grad():
+        assert seen(10 * one) == [10]
+        assert seen(4 * one) == [4, 4, 2]
+        assert seen(1) == [1] * 10
+        snn.chunk = None
+        assert seen(1) == [10]
+        snn.chunk = "auto"
+        with FlopCounterMode(display=False):
+            assert seen(1) == [10], "an operation counter sees one presentation"
+        snn.train()
+        assert seen(1) == [10], "statistics of a batch may be taken"
+        snn.eval()
+        snn.get_submodule("0").register_forward_hook(lambda *_: None)
+        assert seen(1) == [10], "a hook is called once"
+    assert seen(1) == [10], "a gradient's graph is not cut"
 
 
 def test_outputs_without_samples_are_refused() -> None:

@@ -30,12 +30,12 @@ class Variant:
     execution: str
     fold_batch_norm: bool = False
     settle_ties: bool = True
-    chunk: int | None = None
+    chunk: int | str | None = "auto"
 
     @property
     def name(self) -> str:
         parts = [self.execution, "folded" * self.fold_batch_norm, "unsettled" * (not self.settle_ties)]
-        return ", ".join([part for part in parts if part] + ([f"chunk {self.chunk}"] if self.chunk else []))
+        return ", ".join([part for part in parts if part] + ([] if self.chunk == "auto" else [f"chunk {self.chunk}"]))
 
 
 CASES = {
