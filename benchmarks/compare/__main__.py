@@ -86,18 +86,19 @@ def run_suite(
     return written
 
 
-def parse_checkpoints(pairs: Sequence[str]) -> dict[str, Path]:
-    """``NAME=FILE`` arguments as a mapping.
+def parse_checkpoints(pairs: Sequence[str]) -> dict[str, workload.Checkpoint]:
+    """``NAME=FILE`` and ``NAME=FILE:LEVELS`` arguments as a mapping.
 
     Raises:
         InvalidArgumentError: an argument is not of this form.
     """
     found = {}
     for pair in pairs:
-        name, separator, path = pair.partition("=")
-        if not separator or not name or not path:
-            raise InvalidArgumentError(f"--checkpoint {pair!r} is not of the form NAME=FILE")
-        found[name] = Path(path)
+        name, separator, file = pair.partition("=")
+        path, colon, levels = file.rpartition(":")
+        if not separator or not name or not file or (colon and not (path and levels)):
+            raise InvalidArgumentError(f"--checkpoint {pair!r} is not of the form NAME=FILE or NAME=FILE:LEVELS")
+        found[name] = workload.Checkpoint(Path(path), levels) if colon else workload.Checkpoint(Path(file))
     return found
 
 
@@ -108,7 +109,11 @@ def run(
     weights: Annotated[Path | None, typer.Option(help="ReLU weights of the model; not for digits.")] = None,
     model: Annotated[str, typer.Option(help="See benchmarks.models; the suite's own where left out.")] = "",
     checkpoint: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE, a QCFS network of benchmarks.train; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE, a QCFS network of benchmarks.train, or NAME=FILE:LEVELS, a checkpoint of the QCFS or "
+            "PASCAL repositories and its levels, a number or a plan's JSON file; may be repeated."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(METHODS)}; may be repeated. [default: all]")

@@ -105,8 +105,8 @@ class Comparison:
 def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     """Put rows together: shards of the same method, network and T are added up.
 
-    Only shards that all methods were run on count, where there are any: on other images the same network is a point or
-    two better or worse, which is as much as methods differ by.
+    Where methods were run on different numbers of shards, each is set beside the ReLU network on the same images: on
+    other ones the same network is a point or two better or worse, which is as much as methods differ by.
     """
     suites: dict[tuple[str, str], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
@@ -118,10 +118,6 @@ def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
 
 
 def _comparison(model: str, data: str, grouped: Mapping[tuple[Any, ...], list[Mapping[str, Any]]]) -> Comparison:
-    seen = [{row["shard"] for row in same} - {None} for same in grouped.values()]
-    common = set.intersection(*filter(None, seen)) if any(seen) else set()
-    if common:
-        grouped = {key: [row for row in same if row["shard"] in {*common, None}] for key, same in grouped.items()}
     order = list(METHODS)
     keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, *key[3:]))
     curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]

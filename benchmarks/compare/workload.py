@@ -17,10 +17,11 @@ import pascal_ext
 from benchmarks import data
 from benchmarks.compare.conversions import Batches
 from benchmarks.compare.registry import Suite
-from benchmarks.models.checkpoints import load_qcfs, load_relu
+from benchmarks.models.checkpoints import load_published, load_qcfs, load_relu
 from benchmarks.models.cifar_resnet import Shortcut
 from pascal_ext.demo import training
 from pascal_ext.demo.model import DigitsResNet
+from pascal_ext.plan import LevelPlan
 
 M = TypeVar("M", bound=nn.Module)
 DIGITS_WIDTH, DIGITS_EPOCHS, DIGITS_TUNING, DIGITS_LEVELS = 8, 8, 4, 4
@@ -48,6 +49,31 @@ class Workload:
     shard: Callable[[int], Batches]
 
 
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A QCFS network on disk: one that :mod:`benchmarks.train` wrote, or, with levels, a published one.
+
+    Attributes:
+        path: the file.
+        levels: of a published network: a number, or a plan's JSON file; empty for others, which hold theirs.
+    """
+
+    path: Path
+    levels: str = ""
+
+    def load(self, model: str, classes: int) -> fx.GraphModule:
+        """The network; ``model`` and ``classes`` say which one it is where it is published.
+
+        Raises:
+            InvalidArgumentError: the file is not there, or holds something else.
+            PlanError: the levels do not fit.
+        """
+        if not self.levels:
+            return load_qcfs(self.path)
+        levels = int(self.levels) if self.levels.isdecimal() else LevelPlan.from_json(Path(self.levels))
+        return load_published(model, classes, self.path, levels)
+
+
 def digits(suite: Suite, seed: int) -> Workload:
     """scikit-learn's digits, and small networks trained on them within seconds."""
     loader, test = training.digits(seed)
@@ -67,15 +93,15 @@ def digits(suite: Suite, seed: int) -> Workload:
     return Workload("digits", "digits", relu, {f"L={DIGITS_LEVELS}": qcfs}, list(loader), shards, shard)
 
 
-def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Mapping[str, Path]) -> Workload:
-    """A data set on disk, a ReLU network with its weights, and QCFS networks that :mod:`benchmarks.train` wrote.
+def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Mapping[str, Checkpoint]) -> Workload:
+    """A data set on disk, a ReLU network with its weights, and QCFS networks.
 
     Raises:
         InvalidArgumentError: images or weights are not there or do not fit.
     """
     source = data.SOURCES[suite.dataset]
     relu = fast(with_plain_shortcuts(load_relu(model, source.classes, weights)))
-    networks = {name: fast(load_qcfs(path)) for name, path in checkpoints.items()}
+    networks = {name: fast(found.load(model, source.classes)) for name, found in checkpoints.items()}
     train, test = data.read(source, root, "train", limit=suite.calibration), data.read(source, root, "test")
     calibration = list(data.loader(source, train, suite.batch_size))
     size = len(test)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one

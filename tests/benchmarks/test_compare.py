@@ -159,7 +159,8 @@ def test_shards_add_up() -> None:
     assert curve.within(24) is None
     third = row | {"method": "sj-99.9", "shard": 1}
     (found,) = curves.compare([row, other, third])
-    assert [curve.images for curve in found.curves] == [30, 10]  # both on shard 1 alone
+    assert [(curve.images, curve.ann_accuracy) for curve in found.curves] == [(40, 75), (10, 90)]
+    assert found.ann_accuracy == 75  # on the most images
 
 
 def test_mistakes_are_told() -> None:
