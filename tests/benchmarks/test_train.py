@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,23 @@ def test_a_teacher_and_distillation_go_together(tiny: str) -> None:
         FineTuning(pascal_ext.replace_activations(model), SOURCE, Recipe(), model)
     with pytest.raises(InvalidArgumentError, match="go together"):
         FineTuning(pascal_ext.replace_activations(model), SOURCE, Recipe(distillation="kl"))
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_step_is_the_same_step() -> None:
+    relu = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).eval()
+    student = pascal_ext.replace_activations(relu, 4)
+    inputs, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
+    pascal_ext.calibrate(student, [inputs], progress=False)
+    found = []
+    for compiled in (False, True):
+        trainee = copy.deepcopy(student).train()
+        module = FineTuning(trainee, SOURCE, Recipe(distillation="kl"), relu, compiled=compiled)
+        loss, logits = module._objective(inputs, labels)
+        loss.backward()
+        found.append((loss, logits, [parameter.grad for parameter in trainee.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
