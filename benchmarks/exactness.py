@@ -112,7 +112,7 @@ def show(done: list[dict[str, Any]]) -> None:
 def draw_batches(source: str, data: Path, split: str, count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``count`` images drawn at random with seed 0, normalised."""
     dataset = read(SOURCES[source], data, split)
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]  # type: ignore[arg-type]
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]  # type: ignore[arg-type]  # no length promised
     batches = []
     for start in range(0, count, size):
         pairs = [dataset[int(index)] for index in order[start : start + size]]

@@ -157,7 +157,7 @@ def train(
         **dataclasses.asdict(run),
         "dataset": source.title,
         "plan": {name: layer.levels for name, layer in layers.items()},
-        "test_images": len(images.test),  # type: ignore[arg-type]
+        "test_images": len(images.test),  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
         "accuracy": accuracy(student.to(module.device), test),
         "relu_accuracy": accuracy(relu.to(module.device), test) if run.weights is not None else None,
         "processes": lightning.world_size,

@@ -188,7 +188,4 @@ class _Problem:
         )
         if found.x is None:
             return None
-        return {
-            layer: max(levels, key=lambda level, layer=layer: found.x[self.choice[layer, level]])  # type: ignore[misc]
-            for layer, levels in self.levels.items()
-        }
+        return {layer: level for (layer, level), column in self.choice.items() if found.x[column] > 0.5}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 import platform
 import sys
@@ -111,7 +112,7 @@ class _Run:
         ]
         return Report(
             title="Handwritten digits, from ReLU to spikes",
-            summary=text.summary(len(self.train_loader.dataset), len(self.measure.targets)),  # type: ignore[arg-type]
+            summary=text.summary(len(self.train_loader.dataset), len(self.measure.targets)),  # type: ignore[arg-type]  # no promised length
             samples=len(self.measure.targets),
             ann_accuracy=self.measure.ann_accuracy,
             methods=tuple(methods),
@@ -153,7 +154,7 @@ class _Run:
         for name, layer in qcfs_layers(qcfs).items():
             layer.levels = levels if isinstance(levels, int) else levels[name]
         calibrate(qcfs, self.train_loader, progress=False)
-        advance = lambda: self.progress.advance(step)  # noqa: E731
+        advance = functools.partial(self.progress.advance, step)
         train(qcfs, self.train_loader, self.settings.tune_epochs, 2e-3, teacher=ann, on_batch=advance)
         snn = stock.convert_by_mode(qcfs, None, "pascal")
         assert isinstance(snn, SpikingNetwork)

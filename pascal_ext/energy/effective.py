@@ -74,7 +74,7 @@ def network_effective_timesteps(network: nn.Module, levels: Mapping[str, int] | 
     if levels is None:
         if not isinstance(network, SpikingNetwork) and relu_layers(trace(network)):
             raise InvalidArgumentError("the network has ReLU-like activations, which have no levels: pass levels")
-        levels = {name: root.get_submodule(name).levels for name in neurons}  # type: ignore[misc]
+        levels = {name: root.get_submodule(name).levels for name in neurons}  # type: ignore[misc]  # neurons have them
     inputs = {name: _synapses(root, node.all_input_nodes) for name, node in neurons.items()}
     known = {name: count for name, count in inputs.items() if count is not None}
     if not known or len(known) < len(inputs):

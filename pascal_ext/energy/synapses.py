@@ -11,7 +11,8 @@ Of a product of two activations, the first factor is the input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,10 +123,8 @@ class SynapseCounter(TorchDispatchMode):
         """Count what runs within the context, in rows named after the modules of ``network``."""
         handles = []
         for name, module in network.named_modules():
-            enter: Callable[..., None] = lambda *_, name=name: self._frames.append((name, []))  # noqa: E731
-            handles.append(module.register_forward_pre_hook(enter))
-            leave: Callable[..., None] = lambda *_: self._leave()  # noqa: E731
-            handles.append(module.register_forward_hook(leave, always_call=True))
+            handles.append(module.register_forward_pre_hook(functools.partial(self._enter, name)))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -136,7 +135,10 @@ class SynapseCounter(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def _leave(self) -> None:
+    def _enter(self, name: str, *_: Any) -> None:
+        self._frames.append((name, []))
+
+    def _leave(self, *_: Any) -> None:
         self._frames.pop()
 
     def _tally(self, operation: str, channels: bool = True) -> Tally:
