@@ -35,13 +35,18 @@ class Variant:
     @property
     def name(self) -> str:
         parts = [self.execution, "folded" * self.fold_batch_norm, "unsettled" * (not self.settle_ties)]
-        return ", ".join([part for part in parts if part] + ([] if self.chunk == "auto" else [f"chunk {self.chunk}"]))
+        chunk = {"auto": "", None: "whole batch"}.get(self.chunk, f"chunk {self.chunk}")
+        return ", ".join(part for part in (*parts, chunk) if part)
 
 
 CASES = {
     "resnet18-96": Case("torchvision.resnet18", 96, 16),
     "resnet18-224": Case("torchvision.resnet18", 224, 8),
     "vgg11-224": Case("torchvision.vgg11_bn", 224, 4),
+    "resnet20-32": Case("resnet20", 32, 50),
+    "resnet20-32-L8": Case("resnet20", 32, 50, levels=8),
+    "resnet20-32-L16": Case("resnet20", 32, 50, levels=16),
+    "resnet56-32": Case("resnet56", 32, 50),
     "resnet34-224": Case("torchvision.resnet34", 224, 8, levels=16),
 }
 VARIANTS = (
@@ -51,14 +56,15 @@ VARIANTS = (
     Variant("spikes", fold_batch_norm=True),
     Variant("spikes", settle_ties=False),
     Variant("spikes", fold_batch_norm=True, settle_ties=False),
+    Variant("spikes", chunk=None),
 )
-BOUNDED = {"resnet34-224": (Variant("spikes", chunk=1),)}  # memory only; what is not here is measured whole
+BOUNDED = {"resnet34-224": (Variant("spikes", chunk=1),)}  # memory only; the others are timed as well
 
 
 def make(case: Case, variant: Variant | None) -> tuple[nn.Module, Tensor]:
     """The network, converted where there is a variant, and its input."""
     torch.manual_seed(0)
-    model = build(case.network, 1000).eval()
+    model = build(case.network, 10 if case.size == 32 else 1000).eval()
     x = torch.randn(case.batch, 3, case.size, case.size)
     if variant is None:
         return model, x
