@@ -35,7 +35,7 @@ class Variant:
     @property
     def name(self) -> str:
         parts = [self.execution, "folded" * self.fold_batch_norm, "unsettled" * (not self.settle_ties)]
-        chunk = {"auto": "", None: "whole batch"}.get(self.chunk, f"chunk {self.chunk}")
+        chunk = "whole batch" if self.chunk is None else f"chunk {self.chunk}" * (self.chunk != "auto")
         return ", ".join(part for part in (*parts, chunk) if part)
 
 
