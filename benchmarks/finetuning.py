@@ -15,14 +15,13 @@ from torch.utils.data.distributed import DistributedSampler
 
 from benchmarks.data import Batch, Source, stacked
 from benchmarks.lightning_cpu import L
-from benchmarks.models.checkpoints import prepare
+from benchmarks.models.checkpoints import set_levels
 from pascal_ext.calibration import calibrate
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
 from pascal_ext.tracing import qcfs_layers
 
 DISTILLATIONS = ("none", "kl", "logits")
-STUDENT = "student."  # where the network's keys lie in a training checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +234,7 @@ class FineTuning(L.LightningModule):
         checkpoint["floors"] = self.floors
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        prepare(self.student, LevelPlan(checkpoint["levels"]), checkpoint["state_dict"], STUDENT)
+        set_levels(self.student, LevelPlan(checkpoint["levels"]))
         self.floors = checkpoint["floors"]
 
     def _inputs(self, images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.lockstep import Lockstep
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import trace
+from pascal_ext.tracing import qcfs_layers, trace
 
 SUFFIX = "_bias_current"  # of the parameter's name, after the layer's
 BINS_PER_THRESHOLD = 1024  # of the histograms of pre-activations: 128 bins a level at L = 8
@@ -107,6 +107,13 @@ def insert_bias_currents(traced: fx.GraphModule, biases: Mapping[str, Tensor]) -
             parameter.requires_grad_(getattr(parent, leaf).requires_grad)
             setattr(parent, leaf, parameter)
     traced.recompile()
+
+
+def restore_bias_currents(traced: fx.GraphModule, state: Mapping[str, Tensor]) -> None:
+    """Make room for the bias currents that a state dict of the same model has."""
+    layers = qcfs_layers(traced)
+    saved = {key.removesuffix(SUFFIX): value for key, value in state.items() if key.endswith(SUFFIX)}
+    insert_bias_currents(traced, {layer: value for layer, value in saved.items() if layer in layers})
 
 
 def bias_current_of(root: nn.Module, layer: str) -> nn.Parameter | None:

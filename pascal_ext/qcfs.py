@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ class QCFS(nn.Module):
         threshold: the initial λ: a number or a tensor of one element (scalar), or a tensor [C] (per channel). The
             learnable Parameter ``threshold``. Negative values are allowed, as checkpoints trained elsewhere have them.
         ceiling: the largest value of the activation this one stands for (6 for ReLU6); calibration observes no more.
+
+    ``load_state_dict`` takes over the threshold's shape too, so that a model whose thresholds were calibrated per
+    channel loads into a fresh one of ``replace_activations``.
 
     Raises:
         InvalidArgumentError: the threshold is zero, not finite, or of more than one dimension.
@@ -57,6 +61,12 @@ class QCFS(nn.Module):
     def counts(self, z: Tensor) -> Tensor:
         """The level of each element, 0 ... L, int32: what the spiking neuron's spikes add up to."""
         return quantise(z, self.threshold, self._levels).int()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}threshold")
+        if isinstance(saved, Tensor) and saved.ndim < 2 and saved.shape != self.threshold.shape:
+            self.threshold.data = self.threshold.new_ones(saved.shape)  # the same Parameter: an optimizer may hold it
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, {describe_threshold(self.threshold)}"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.image_tree import ImageTree
 from pascal_ext.plan import LevelPlan
@@ -57,8 +58,11 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
     if qcfs is not None:
         model = _with_levels(model, parse_levels(qcfs))
     if weights is not None:
+        state = _read_weights(weights)
+        if isinstance(model, fx.GraphModule):
+            restore_bias_currents(model, state)
         try:
-            model.load_state_dict(_read_weights(weights))
+            model.load_state_dict(state)
         except RuntimeError as error:
             hint = "; is --qcfs missing?" if ".threshold" in str(error) and qcfs is None else ""
             raise InvalidArgumentError(f"the weights of {str(weights)!r} do not fit {spec!r}: {error}{hint}") from None

@@ -107,6 +107,18 @@ def test_a_trained_qcfs_model_with_a_plan(project: Path) -> None:
         assert pascal_ext.load("snn.safetensors").plan == plan
 
 
+@pytest.mark.parametrize(
+    "options", [{"per_channel": True}, {"correct": "bias"}, {"correct": "bias", "per_channel": True}]
+)
+def test_a_trained_qcfs_model_however_it_was_calibrated(project: Path, options: dict[str, Any]) -> None:
+    loader = specs.load_data("its_own:data")
+    trained = pascal_ext.replace_activations(own_model(), 4)
+    trained = pascal_ext.calibrate(trained, loader, progress=False, **options)
+    torch.save(trained.state_dict(), "trained.pt")
+    assert run("convert", "its_own:model", "--weights", "trained.pt", "--qcfs", "4", "--output", "snn.safetensors") == 0
+    assert pascal_ext.verify(trained, pascal_ext.load("snn.safetensors"), loader, progress=False).exact
+
+
 @pytest.mark.parametrize("strategy", ["sensitivity", "al"])
 def test_a_plan_is_written_for_convert(project: Path, capsys: pytest.CaptureFixture[str], strategy: str) -> None:
     budgets = ("--mean-levels", "3", "--latency", "20", "--choices", "1,2,4")

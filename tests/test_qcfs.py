@@ -164,6 +164,21 @@ def test_the_only_state_is_the_threshold() -> None:
     assert other.threshold.item() == 0.5
 
 
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("saved", [torch.tensor(0.5), torch.tensor([0.5]), PER_CHANNEL])
+@pytest.mark.parametrize("before", [torch.tensor(1.0), PER_CHANNEL + 1])
+def test_loading_takes_over_the_shape(before: Tensor, saved: Tensor, assign: bool) -> None:
+    layer = QCFS(4, before)
+    parameter = layer.threshold
+    layer.load_state_dict({"threshold": saved}, assign=assign)
+    torch.testing.assert_close(layer.threshold.detach(), saved, check_dtype=False)
+    assert layer.threshold.requires_grad
+    assert assign or layer.threshold is parameter
+    with pytest.raises(RuntimeError, match="size mismatch for threshold"):
+        layer.load_state_dict({"threshold": torch.ones(2, 2)})
+    torch.testing.assert_close(layer.threshold.detach(), saved, check_dtype=False)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_copies_share_nothing(copied: object) -> None:
     layer = QCFS(6, PER_CHANNEL, ceiling=6.0)

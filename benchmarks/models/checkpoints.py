@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from benchmarks.models import build
 from pascal_ext import replace_activations
+from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan
 from pascal_ext.tracing import qcfs_layers
@@ -66,7 +67,8 @@ def load_qcfs(path: Path) -> fx.GraphModule:
     if not isinstance(found, Mapping) or not {"name", "classes", "levels", "state_dict"} <= found.keys():
         raise InvalidArgumentError(f"{str(path)!r} holds no QCFS network; benchmarks.train writes such files")
     model = replace_activations(build(found["name"], found["classes"]))
-    prepare(model, LevelPlan(found["levels"]), found["state_dict"])
+    set_levels(model, LevelPlan(found["levels"]))
+    restore_bias_currents(model, found["state_dict"])
     model.load_state_dict(found["state_dict"])
     return model.eval()
 
@@ -99,10 +101,10 @@ def load_published(name: str, classes: int, path: Path, levels: int | Sequence[i
         plan = LevelPlan(dict(zip(layers, levels, strict=True)))
     state = {published_name(key): value for key, value in read_state_dict(path).items()}
     state = {key: value.reshape(()) if key.endswith(".threshold") else value for key, value in state.items()}
+    set_levels(model, plan)
     try:
-        prepare(model, plan, state)
         model.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
+    except RuntimeError as error:
         raise InvalidArgumentError(f"{str(path)!r} does not hold a QCFS network {name}: {error}") from None
     return model.eval()
 
@@ -116,8 +118,8 @@ def published_name(key: str) -> str:
     return f"{parent}.act.threshold" if last == "relu" else f"{layer}.threshold"
 
 
-def prepare(model: nn.Module, plan: LevelPlan, state: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Give the QCFS layers of ``model`` the plan's levels, and thresholds of the shapes in ``state``, ready to load it.
+def set_levels(model: nn.Module, plan: LevelPlan) -> None:
+    """Give the QCFS layers of ``model`` the plan's levels.
 
     Raises:
         PlanError: the plan is for another model.
@@ -126,9 +128,6 @@ def prepare(model: nn.Module, plan: LevelPlan, state: Mapping[str, Tensor], pref
     plan.check_layers(layers)
     for name, layer in layers.items():
         layer.levels = plan[name]
-        threshold = state[f"{prefix}{name}.threshold"]
-        if threshold.shape != layer.threshold.shape:
-            layer.threshold = nn.Parameter(threshold.detach().clone().to(layer.threshold))
 
 
 def _read(path: Path) -> Any:
