@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.data.distributed import DistributedSampler
 
-from benchmarks.data import Batch, Source, stacked
+from benchmarks.data import Batch, Source, evenly, stacked
 from benchmarks.lightning_cpu import L
 from benchmarks.models.checkpoints import set_levels
 from pascal_ext.calibration import calibrate
@@ -42,6 +42,8 @@ class Recipe:
         share, temperature: of the distillation.
         threshold_floor: no step leaves a threshold under this share of its first value. SGD knows no bounds, and a
             threshold that crosses zero turns its layer's sign around and does not come back.
+        batch_norm_images: training images that batch norms take their statistics from at the end; 0: they keep the
+            running ones. See :func:`estimate_batch_norms`.
     """
 
     lr: float = 0.03
@@ -54,6 +56,7 @@ class Recipe:
     share: float = 0.7
     temperature: float = 3.0
     threshold_floor: float = 0.05
+    batch_norm_images: int = 10_000
 
     def __post_init__(self) -> None:
         if self.distillation not in DISTILLATIONS:
@@ -99,6 +102,33 @@ def change_levels(student: nn.Module, levels: Mapping[str, int], loader: Iterabl
     if changed:
         per_channel = any(layer.threshold.numel() > 1 for layer in layers.values())
         calibrate(student, loader, only=changed, per_channel=per_channel, progress=progress)
+
+
+@torch.no_grad()
+def estimate_batch_norms(model: nn.Module, source: Source, images: Dataset[Any], count: int, seed: int) -> None:
+    """Give batch norms the statistics of ``count`` training images, augmented as in training (Wu and Johnson,
+    *Rethinking "Batch" in BatchNorm*, arXiv 2105.07576, section 3).
+
+    The running ones are an average over the last few batches, of weights that still moved, and activations that round
+    are sensitive to where they lie.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    chosen = torch.tensor(evenly(len(images), count))  # type: ignore[arg-type]  # no length promised
+    order = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for batch, _ in DataLoader(Subset(images, order.tolist()), 250, collate_fn=stacked):
+            model(source.normalise(source.augment(batch.to(device))))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 class Images(L.LightningDataModule):

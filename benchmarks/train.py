@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import pascal_ext
 from benchmarks import data, rows
-from benchmarks.finetuning import FineTuning, Images, Recipe, change_levels
+from benchmarks.finetuning import FineTuning, Images, Recipe, change_levels, estimate_batch_norms
 from benchmarks.lightning_cpu import L
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu, save_qcfs
@@ -148,6 +148,9 @@ def train(
     lightning.fit(module, images, ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None
+    if run.recipe.batch_norm_images:
+        count, device = run.recipe.batch_norm_images, module.device
+        estimate_batch_norms(student.to(device), source, images.train, count, run.seed)
     save_qcfs(student, output / "model.pt", name=run.model, classes=source.classes)
     layers = qcfs_layers(student)
     LevelPlan({name: layer.levels for name, layer in layers.items()}).to_json(output / "plan.json")
@@ -228,6 +231,9 @@ def main(
     distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
     share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
+    batch_norm_images: Annotated[
+        int, typer.Option(min=0, help="Training images for the batch norms' statistics at the end; 0: running ones.")
+    ] = DEFAULT.batch_norm_images,
     reallocate_at: Annotated[int | None, typer.Option(min=1, help="Reallocate levels before this epoch.")] = None,
     strategy: Annotated[str, typer.Option(help="Of the reallocation.")] = "al",
     mean_levels: Annotated[float, typer.Option(min=1, help="Budget of the reallocation.")] = 3.0,
@@ -253,6 +259,7 @@ def main(
             distillation=distillation.value,
             share=share,
             temperature=temperature,
+            batch_norm_images=batch_norm_images,
         )
         run = Run(
             dataset=dataset,
