@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import pascal_ext
 from benchmarks import data, rows, train
-from benchmarks.finetuning import FineTuning, Images, Recipe
+from benchmarks.finetuning import FineTuning, Images, Recipe, estimate_batch_norms
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs
 from pascal_ext.errors import InvalidArgumentError, PlanError
@@ -288,6 +288,24 @@ def test_levels_are_reallocated_once_and_kept_on_resuming(
             train.train(run, tree, tmp_path / "cut", **QUIET)
     assert same(trained(run, tree, tmp_path / "cut"), whole)
     assert len(calls) == 2
+
+
+def test_batch_norms_know_the_training_images() -> None:
+    plain = dataclasses.replace(SOURCE, pad=None)  # nothing is cropped or mirrored
+    images = data.InMemory(torch.randint(256, (500, 3, 4, 4), dtype=torch.uint8), torch.zeros(500, dtype=torch.int64))
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, momentum=0.2), nn.Dropout(0.5)).train()
+    weights = {name: value.clone() for name, value in model.named_parameters()}
+    before = torch.get_rng_state()
+    estimate_batch_norms(model, plain, images, 500, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    currents = model[0](plain.normalise(images.images))
+    torch.testing.assert_close(model[1].running_mean, currents.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, currents.var((0, 2, 3)), rtol=1e-2, atol=0)
+    assert model[1].momentum == 0.2
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
+    estimate_batch_norms(model, plain, images, 100, seed=1)
+    assert not torch.allclose(model[1].running_mean, currents.mean((0, 2, 3)), rtol=1e-6), "as many as were asked for"
 
 
 def test_the_result_converts_exactly(run: train.Run, tree: Path, tmp_path: Path) -> None:
