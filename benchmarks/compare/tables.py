@@ -28,7 +28,7 @@ def accuracy_table(comparison: Comparison) -> str:
     steps = [step for step in COLUMNS if any(_near(curve, step) for curve in comparison.curves)]
     head = ["method", *(f"T = {step}" for step in steps), "images", "ReLU on them"]
     body = [
-        [curve.title, *(_cell(_near(curve, step)) for step in steps), f"{curve.images:,}", f"{curve.ann_accuracy:.2f}"]
+        [curve.title, *(_cell(curve, step) for step in steps), f"{curve.images:,}", f"{curve.ann_accuracy:.2f}"]
         for curve in comparison.curves
     ]
     return markdown(head, body)
@@ -103,10 +103,11 @@ def _near(curve: Curve, step: int) -> Point | None:
     return point if min(COLUMNS, key=lambda column: abs(column - point.timesteps)) == step else None
 
 
-def _cell(point: Point | None) -> str:
+def _cell(curve: Curve, step: int) -> str:
+    point = _near(curve, step)
     if point is None:
         return ""
-    return f"{point.accuracy:.2f}" + ("" if point.timesteps.is_integer() else f" (T = {point.timesteps:.2f})")
+    return f"{point.accuracy:.2f}" + ("" if point.timesteps == step else f" (T = {point.timesteps:.3g})")
 
 
 def _steps(curve: Curve, points: float) -> tuple[float, float]:
