@@ -19,10 +19,12 @@ from torch import Tensor
 from pascal_ext import functional
 from pascal_ext.errors import BackendError, InvalidArgumentError
 from pascal_ext.neuron import PascIF
-from pascal_ext.ops.pasc_if import backend_names, selection
+from pascal_ext.ops.pasc_if import activation, backend_names, quantise, selection
 from pascal_ext.ops.pasc_if.cupy import SOURCE, TYPES, arguments
 from pascal_ext.ops.pasc_if.layout import dense_steps
-from pascal_ext.ops.pasc_if.vectorised import empty_train
+from pascal_ext.ops.pasc_if.ties import margin
+from pascal_ext.ops.pasc_if.triton import TRITON
+from pascal_ext.ops.pasc_if.vectorised import empty_train, pasc_if_settled
 
 QUANTUM = 2.0**-6
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -67,6 +69,63 @@ def assert_equals_the_reference(backend: str, x_seq: Tensor, levels: int) -> Non
         assert torch.equal(counts, expected.sum(0).int())
 
 
+def assert_settles_as_torch(x_seq: Tensor, levels: int) -> int:
+    """On boundaries, and next to them on either side of a tie's margin; with references that are off by up to two.
+
+    Returns how many ties there were.
+    """
+    assert TRITON.settled is not None
+    total = 0
+    noise = torch.rand(x_seq.shape, device=x_seq.device).sub(0.5) * 4 * margin(levels, x_seq.dtype, x_seq.device.type)
+    for threshold in thresholds(x_seq, levels):
+        off = noise * threshold.abs().max() / levels if len(x_seq) == 1 else 0 * noise  # sums of it would be rounded
+        shifted = (x_seq + off).to(x_seq.dtype)
+        counts = functional.pasc_if_counts(shifted, threshold, levels, "torch")
+        reference = (counts + torch.randint_like(counts, -2, 3)).clamp(0, levels).to(torch.uint8)
+        expected, expected_ties = pasc_if_settled(shifted, threshold, levels, reference)
+        train, ties = TRITON.settled(shifted, threshold, levels, reference)
+        assert torch.equal(train, expected)
+        assert ties == expected_ties
+        total += int(ties)
+    return total
+
+
+def assert_activates_as_torch(z: Tensor, levels: int) -> None:
+    """λ/L · k to the last bit where λ/L is exact, and the counts; also in the place of ``z``, and of NaN."""
+    assert TRITON.activation is not None
+    z = z.clone()
+    z[(0,) * z.ndim] = torch.nan
+    number = ~z.isnan()
+    for threshold in thresholds(z.unsqueeze(0), levels):
+        counts = quantise(z, threshold, levels)
+        expected = activation(counts, threshold, levels, z.dtype)
+        found, filled = torch.empty_like(z), torch.empty_like(z, dtype=torch.uint8)
+        TRITON.activation(z, threshold, levels, found, filled)
+        assert torch.equal(filled[number], counts[number].byte())
+        torch.testing.assert_close(found, expected, rtol=torch.finfo(z.dtype).eps, atol=0, equal_nan=True)
+        replaced = z.clone()
+        TRITON.activation(replaced, threshold, levels, replaced, None)
+        assert torch.equal(replaced[number], found[number])
+        assert torch.equal(replaced.isnan(), z.isnan())
+
+
+def assert_differentiates_as_torch(z: Tensor, levels: int) -> None:
+    """The straight-through gradient, λ's element by element; in float64 there is nothing to round."""
+    assert TRITON.gradient is not None
+    grad = torch.randn_like(z)
+    for threshold in thresholds(z.unsqueeze(0), levels):
+        wide = threshold.double().reshape(-1, *[1] * (z.ndim - 2)) if threshold.ndim else threshold.double()
+        u = z.double() * levels / wide + 0.5
+        passed = torch.where((u > 0) & (u < levels), grad.double(), 0)
+        slope = u.floor().clamp(0, levels) / levels * grad - passed * z / wide
+        found, slopes = torch.empty_like(z), torch.empty_like(z, dtype=torch.float64)
+        TRITON.gradient(grad, z, threshold, levels, found, slopes)
+        assert torch.equal(found, passed.to(z.dtype))
+        torch.testing.assert_close(slopes, slope, rtol=1e-5, atol=1e-5)
+        TRITON.gradient(grad, z, threshold, levels, found.zero_(), None)
+        assert torch.equal(found, passed.to(z.dtype))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch(dtype: torch.dtype, layout: str) -> None:
@@ -96,12 +155,21 @@ def test_triton_in_its_interpreter() -> None:
     code = f"""
 import sys; sys.path[:0] = {[str(Path(__file__).parent.parent)]!r}
 import torch
-from tests.test_backends import DTYPES, LAYOUTS, SIZES, assert_equals_the_reference, currents
+from pascal_ext.ops.pasc_if.layout import dense_steps
+from tests.test_backends import (
+    DTYPES, LAYOUTS, SIZES, assert_activates_as_torch, assert_differentiates_as_torch, assert_equals_the_reference,
+    assert_settles_as_torch, currents
+)
 torch.manual_seed(0)
+ties = 0
 for layout in LAYOUTS:
     for dtype in (DTYPES if layout == "contiguous" else DTYPES[:1]):
         for window, levels in SIZES:
             assert_equals_the_reference("triton", currents(layout, window, dtype), levels)
+            ties += assert_settles_as_torch(currents(layout, window, dtype), levels)
+            assert_activates_as_torch(dense_steps(currents(layout, 1, dtype))[0], levels)
+            assert_differentiates_as_torch(dense_steps(currents(layout, 1, dtype))[0], levels)
+assert ties > 0
 assert_equals_the_reference("triton", torch.zeros(2, 0, 4), 4)
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -196,6 +264,19 @@ def test_steps_are_copied_only_where_they_have_gaps() -> None:
 def test_on_a_gpu(backend: str, layout: str, dtype: torch.dtype) -> None:
     for window, levels in SIZES:
         assert_equals_the_reference(backend, currents(layout, window, dtype, "cuda"), levels)
+
+
+@pytest.mark.gpu
+@has_triton
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fused_kernels_on_a_gpu(layout: str, dtype: torch.dtype) -> None:
+    ties = 0
+    for window, levels in SIZES:
+        ties += assert_settles_as_torch(currents(layout, window, dtype, "cuda"), levels)
+        assert_activates_as_torch(dense_steps(currents(layout, 1, dtype, "cuda"))[0], levels)
+        assert_differentiates_as_torch(dense_steps(currents(layout, 1, dtype, "cuda"))[0], levels)
+    assert ties > 0 or layout == "one dimension"
 
 
 # Choosing

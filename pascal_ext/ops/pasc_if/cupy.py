@@ -25,8 +25,10 @@ __device__ inline A shifted(const T* x, const A* threshold, long long i, long lo
                             long long step_stride, int window, int levels, int powers_of_two) {
     A total = static_cast<A>(x[i]);
     for (int time = 1; time < window; ++time) total += static_cast<A>(x[time * step_stride + i]);
-    if (!powers_of_two) total = divide(total, static_cast<A>(window)) * static_cast<A>(levels);
-    return divide(total, threshold[channels > 1 ? i / inner % channels : 0]) + static_cast<A>(0.5);
+    A by = threshold[channels > 1 ? i / inner % channels : 0];
+    if (powers_of_two) by *= static_cast<A>(window) / static_cast<A>(levels);
+    else total = divide(total, static_cast<A>(window)) * static_cast<A>(levels);
+    return divide(total, by) + static_cast<A>(0.5);
 }
 
 template <typename T, typename A>

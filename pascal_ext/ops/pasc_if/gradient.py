@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pascal_ext.ops.pasc_if.closed_form import shifted
+from pascal_ext.ops.pasc_if.fusion import fused
 from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 
@@ -30,7 +31,13 @@ def activation_gradient(
     """
     by = broadcastable(threshold, z, 1)
     total = torch.zeros_like(by, dtype=torch.float64 if can_tile(z) else by.dtype)
-    if can_tile(z):
+    backend = fused(z)
+    if backend is not None and backend.gradient is not None:
+        grad = grad if grad.stride() == z.stride() else torch.empty_like(z).copy_(grad)
+        grad_z, slopes = torch.empty_like(z), torch.empty_like(z, dtype=by.dtype) if needs_threshold else None
+        backend.gradient(grad, z, threshold, levels, grad_z, slopes)
+        total = total if slopes is None else slopes.sum_to_size(by.shape)
+    elif can_tile(z):
         grad_z = torch.empty_like(z)
         for scale, subtotal, above, source, target in tiles((by, total), 1, grad, z, grad_z):
             slope = _slopes(above, source, target, scale, levels, needs_threshold)

@@ -55,7 +55,8 @@ def _pasc_if_counts(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: st
 
 
 def _pasc_if_settled(x_seq: Tensor, v_threshold: Tensor, levels: int, reference: Tensor) -> tuple[Tensor, Tensor]:
-    train, ties = vectorised.pasc_if_settled(x_seq, v_threshold, levels, reference)
+    settled = select("auto", x_seq)[1].settled or vectorised.pasc_if_settled
+    train, ties = settled(x_seq, v_threshold, levels, reference)
     return _as_promised(train, empty_train(x_seq, levels, "meta")), ties
 
 

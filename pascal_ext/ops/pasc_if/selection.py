@@ -16,9 +16,8 @@ from pascal_ext.errors import BackendError, InvalidArgumentError
 _logger = logging.getLogger("pascal_ext")
 _backends: dict[str, Backend] = {}
 
-# By type of device, what "auto" tries in turn; elsewhere "torch". Triton and CuPy belong first on CUDA once they have
-# run on a GPU: until then they are there for those who ask for them.
-AUTO: dict[str, tuple[str, ...]] = {"cuda": ("torch",)}
+# By type of device, what "auto" tries in turn; elsewhere "torch".
+AUTO: dict[str, tuple[str, ...]] = {"cuda": ("triton", "cupy", "torch")}
 
 
 def _nothing(*_: object) -> str:
@@ -34,12 +33,22 @@ class Backend:
         counts: the same -> counts [N, ...], int32.
         missing: what has to be installed before it can run here at all; empty where nothing is.
         refuses: why it cannot run on these currents; empty where it can.
+        settled: currents, λ, L, reference counts [N, ...] -> train and how many counts the reference changed, see
+            :mod:`pascal_ext.ops.pasc_if.ties`; None where the vectorised one is as good.
+        activation: dense pre-activations z [N, ...], λ, L, room for λ/L · k (it may be that of z), and room for the
+            counts or None: fills them. None likewise.
+        gradient: gradients with respect to λ/L · k, z, λ, L, room for those with respect to z, and room for each
+            element's share of that with respect to λ or None: fills them; all dense and of the same strides. None
+            likewise.
     """
 
     spikes: Callable[[Tensor, Tensor, int], Tensor]
     counts: Callable[[Tensor, Tensor, int], Tensor]
     missing: Callable[[], str] = _nothing
     refuses: Callable[[Tensor], str] = _nothing
+    settled: Callable[[Tensor, Tensor, int, Tensor], tuple[Tensor, Tensor]] | None = None
+    activation: Callable[[Tensor, Tensor, int, Tensor, Tensor | None], None] | None = None
+    gradient: Callable[[Tensor, Tensor, Tensor, int, Tensor, Tensor | None], None] | None = None
 
 
 def register_backend(name: str, backend: Backend) -> None:

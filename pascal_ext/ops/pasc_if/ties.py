@@ -7,7 +7,9 @@ tie is
 
     |u − b|  <=  min(TIE · ε · L, 1/2),    u = z·L/λ + 1/2,    b the nearest boundary between two levels
 
-with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. In float32 about one neuron in a
+with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. Where torch may round float32 factors
+to TF32 (on CUDA, convolutions by default), λ/L · k and the spikes that stand for it are rounded apart before anything
+is added up, by up to 2⁻¹¹ each, and a tie is up to 16 times that wide, times L. In float32 about one neuron in a
 million falls on the other side of its boundary than in the ANN, and in a deep network one flipped spike flips others.
 So the counts of a pass in the ANN's own arithmetic settle ties, between the two levels that meet at the boundary, and
 nothing else: a count further away stands as simulated. (In half precision the currents themselves are known to about a
@@ -20,6 +22,29 @@ import torch
 from torch import Tensor
 
 TIE = 64.0
+TF32_TIE = 16 * 2.0**-11
+
+
+def margin(levels: int, dtype: torch.dtype, device: str) -> float:
+    """How far from its boundary a tie is, at most, in levels.
+
+    Args:
+        levels: L.
+        dtype: of the currents.
+        device: its type.
+    """
+    is_tf32 = dtype == torch.float32 and device == "cuda" and _allows_tf32()
+    return min(levels * (TF32_TIE if is_tf32 else TIE * torch.finfo(dtype).eps), 0.5)
+
+
+def _allows_tf32() -> bool:
+    """Whether convolutions or matrix products on CUDA may round their float32 factors to TF32."""
+    if torch.compiler.is_compiling():
+        return True  # they cannot trace the question, and reorder sums as they like
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and newer
+        return "tf32" in (backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision)
+    return bool(backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32)
 
 
 def settle(u: Tensor, levels: int, reference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -36,7 +61,7 @@ def settle(u: Tensor, levels: int, reference: Tensor, dtype: torch.dtype) -> tup
     """
     counts = u.floor().clamp_(0, levels).to(reference.dtype)
     boundary = u.round()
-    tie = (u - boundary).abs() <= min(TIE * torch.finfo(dtype).eps * levels, 0.5)
+    tie = (u - boundary).abs() <= margin(levels, dtype, u.device.type)
     meets = (reference >= (boundary - 1).clamp(0, levels)) & (reference <= boundary.clamp(0, levels))
     settled = torch.where(tie & meets, reference, counts)
     return settled, (settled != counts).sum()
