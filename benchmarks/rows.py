@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "lightning", "spikingjelly", "snntorch")
+PACKAGES = ("torch", "torchvision", "lightning", "spikingjelly", "snntorch", "triton", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def command(module: str) -> str:

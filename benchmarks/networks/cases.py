@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.models import build
+from benchmarks.timing import Device, Precision
 from pascal_ext import convert
 
 
@@ -21,6 +22,34 @@ class Case:
     size: int
     batch: int
     levels: int = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what, and how, the ReLU network and the converted ones are run alike.
+
+    Attributes:
+        channels_last: whether weights and images lie in memory with their channels last.
+        tf32: whether convolutions and matrix products of float32 may run in TF32 on a GPU.
+        compiled: whether it is what :func:`torch.compile` makes of a network that is run.
+    """
+
+    device: str = Device.CPU
+    dtype: str = Precision.FLOAT32
+    channels_last: bool = False
+    tf32: bool = False
+    compiled: bool = False
+
+    def place(self, it: Any) -> Any:
+        """Network or images on the device, in the dtype and the layout."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        return it.to(device=self.device, dtype=getattr(torch, self.dtype), memory_format=layout)
+
+    def configure(self) -> None:
+        """Tell torch what holds for all networks of the process."""
+        if self.device == Device.CUDA:
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.tf32
 
 
 @dataclass(frozen=True)
@@ -49,6 +78,10 @@ CASES = {
     "resnet56-32": Case("resnet56", 32, 50),
     "resnet34-224": Case("torchvision.resnet34", 224, 8, levels=16),
 }
+GPU_CASES = {
+    "resnet18-224-b64": Case("torchvision.resnet18", 224, 64),
+    "resnet34-224-b64": Case("torchvision.resnet34", 224, 64),
+}
 VARIANTS = (
     Variant("counts"),
     Variant("counts", fold_batch_norm=True),
@@ -58,16 +91,28 @@ VARIANTS = (
     Variant("spikes", fold_batch_norm=True, settle_ties=False),
     Variant("spikes", chunk=None),
 )
-BOUNDED = {"resnet34-224": (Variant("spikes", chunk=1),)}  # memory only; the others are timed as well
+BOUNDED = {"resnet34-224": (Variant("spikes", chunk=1),)}  # on a CPU memory only; the others are timed as well
 
 
-def make(case: Case, variant: Variant | None) -> tuple[nn.Module, Tensor]:
-    """The network, converted where there is a variant, and its input."""
+def variants_of(name: str, device: str) -> tuple[Variant, ...]:
+    """How the case ``name`` is run; on a GPU ``chunk="auto"`` is the whole batch already."""
+    if device == Device.CPU:
+        return BOUNDED.get(name, VARIANTS)
+    return tuple(variant for variant in VARIANTS if variant.chunk is not None)
+
+
+def make(case: Case, variant: Variant | None, setting: Setting) -> tuple[nn.Module, Tensor]:
+    """The network, converted where there is a variant, and its input. It is converted before it is cast."""
     torch.manual_seed(0)
     model = build(case.network, 10 if case.size == 32 else 1000).eval()
     x = torch.randn(case.batch, 3, case.size, case.size)
-    if variant is None:
-        return model, x
+    if variant is not None:
+        model = _converted(model, case, variant)
+    model, x = setting.place(model), setting.place(x)
+    return (cast(nn.Module, torch.compile(model)) if setting.compiled else model), x
+
+
+def _converted(model: nn.Module, case: Case, variant: Variant) -> nn.Module:
     snn = convert(
         model,
         [torch.randn(1, 3, 64, 64)],
@@ -77,7 +122,7 @@ def make(case: Case, variant: Variant | None) -> tuple[nn.Module, Tensor]:
         progress=False,
     )
     snn.settle_ties, snn.chunk = variant.settle_ties, variant.chunk
-    return snn, x
+    return snn
 
 
 def call(model: nn.Module, x: Tensor) -> Callable[[], Any]:
