@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -195,6 +196,7 @@ class FineTuning(L.LightningModule):
         self.source, self.recipe, self.seed = source, recipe, seed
         self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
         self._objective = torch.compile(self.objective, dynamic=False) if compiled else self.objective
+        self._started = time.monotonic()
         self.floors: dict[str, Tensor] = {}
         self.set_floors()
 
@@ -220,6 +222,12 @@ class FineTuning(L.LightningModule):
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
             _formatted(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self) -> None:
+        self.log("epoch_seconds", time.monotonic() - self._started)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Each step has a seed of its own, so that a resumed run draws the same augmentation and dropout.

@@ -1,7 +1,10 @@
-"""Train QCFS networks, from a ReLU checkpoint or from scratch: ``python -m benchmarks.train --help``."""
+"""Train QCFS networks, from a ReLU checkpoint or from scratch, and the ReLU networks themselves:
+``python -m benchmarks.train --help``.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 from pathlib import Path
@@ -24,6 +27,7 @@ from pascal_ext.errors import InvalidArgumentError, PascalError
 from pascal_ext.plan import LevelPlan
 from pascal_ext.tracing import qcfs_layers
 
+RELU = "relu"
 FIRST_THRESHOLD = 3.0  # from scratch: three standard deviations of what a batch norm puts out
 
 
@@ -34,7 +38,7 @@ class Run:
     Attributes:
         dataset: name in :data:`benchmarks.data.SOURCES`.
         model: see :func:`benchmarks.models.build`.
-        levels: the number of levels of every layer, or a plan's JSON file.
+        levels: the number of levels of every layer, or a plan's JSON file; ``"relu"``: activations stay as they are.
         weights: a ReLU checkpoint to start from; from scratch where there is none.
         start: a QCFS network that this benchmark has trained, to go on from; ``weights`` are then the teacher's.
         per_channel: a threshold for each channel instead of one for each layer.
@@ -68,6 +72,8 @@ class Run:
 
     def student(self, relu: nn.Module, calibration: DataLoader[Any]) -> nn.Module:
         """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds."""
+        if self.levels == RELU:
+            return copy.deepcopy(relu)
         model = pascal_ext.replace_activations(relu) if self.start is None else load_qcfs(Path(self.start))
         layers = qcfs_layers(model)
         uniform = self.levels.isdecimal()
@@ -92,6 +98,8 @@ def train(
     run: Run, root: Path, output: Path, *, resume: bool = True, compiled: bool = False, workers: int = 0, **trainer: Any
 ) -> dict[str, Any] | None:
     """Train, write ``model.pt``, ``plan.json`` and checkpoints under ``output``, and return the result's row.
+
+    Of a ReLU network, ``model.pt`` is the state dict, which ``weights`` of another run takes.
 
     The network of the last epoch is the result: nothing is chosen by its accuracy on the test images.
 
@@ -123,6 +131,8 @@ def train(
     relu = build(run.model, source.classes)
     if run.weights is not None:
         relu = load_relu(run.model, source.classes, Path(run.weights))
+    if run.levels == RELU and (run.start is not None or run.reallocate_at is not None):
+        raise InvalidArgumentError("a ReLU network has no levels: --start and --reallocate-at do not go with it")
     distils = run.recipe.distillation != "none"
     if distils and run.weights is None:
         raise InvalidArgumentError("distillation needs the ReLU network's weights")
@@ -151,9 +161,14 @@ def train(
     if run.recipe.batch_norm_images:
         count, device = run.recipe.batch_norm_images, module.device
         estimate_batch_norms(student.to(device), source, images.train, count, run.seed)
-    save_qcfs(student, output / "model.pt", name=run.model, classes=source.classes)
     layers = qcfs_layers(student)
-    LevelPlan({name: layer.levels for name, layer in layers.items()}).to_json(output / "plan.json")
+    if run.levels == RELU:
+        torch.save(
+            {name: value.cpu().contiguous() for name, value in student.state_dict().items()}, output / "model.pt"
+        )
+    else:
+        save_qcfs(student, output / "model.pt", name=run.model, classes=source.classes)
+        LevelPlan({name: layer.levels for name, layer in layers.items()}).to_json(output / "plan.json")
     test = data.loader(source, images.test, 250, workers=workers)
     return {
         "benchmark": "train",
@@ -218,7 +233,7 @@ def main(
     start: Annotated[
         Path | None, typer.Option(help="A model.pt to go on from, levels changed.", dir_okay=False)
     ] = None,
-    levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file.")] = "4",
+    levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file, or 'relu'.")] = "4",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A threshold for each channel.")] = False,
     calibration_images: Annotated[int, typer.Option(min=1)] = 1000,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
@@ -246,6 +261,7 @@ def main(
     devices: Annotated[int, typer.Option(min=1, help="Processes; more than one train with DDP.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed ...")] = "32-true",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")] = 0,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     validate_every: Annotated[int, typer.Option(min=1, help="Epochs between looks at the test images.")] = 1,
 ) -> None:
     """Train a QCFS network and add its accuracy to the results."""
@@ -289,6 +305,7 @@ def main(
             strategy="ddp" if devices > 1 else "auto",
             precision=precision,
             check_val_every_n_epoch=validate_every,
+            enable_progress_bar=progress,
         )
     except PascalError as error:
         typer.echo(f"error: {error}", err=True)

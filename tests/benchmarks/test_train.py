@@ -121,6 +121,26 @@ def test_a_compiled_step_is_the_same_step() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
 
 
+def test_a_relu_network_is_trained_and_can_be_the_start(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    relu = dataclasses.replace(run, levels="relu")
+    row = train.train(relu, tree, tmp_path / "relu", **QUIET)
+    assert row is not None
+    assert row["plan"] == {}
+    before, after = (torch.load(path, weights_only=True) for path in (str(run.weights), tmp_path / "relu" / "model.pt"))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+    again = dataclasses.replace(run, weights=str(tmp_path / "relu" / "model.pt"), epochs=1)
+    row_of_qcfs = train.train(again, tree, tmp_path / "qcfs", **QUIET)
+    assert row_of_qcfs is not None
+    assert row_of_qcfs["relu_accuracy"] == row["accuracy"]
+
+
+@pytest.mark.parametrize("changed", [{"start": "model.pt"}, {"reallocate_at": 1}])
+def test_a_relu_network_has_no_levels(run: train.Run, tree: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="no levels"):
+        train.train(dataclasses.replace(run, levels="relu", **changed), tree, tmp_path / "out", **QUIET)
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("distillation", ["none", "kl"])
 def test_everything_is_trained_and_the_row_says_so(
