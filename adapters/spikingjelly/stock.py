@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, ann2snn, load
+from pascal_ext.data import device_of
 from pascal_ext.errors import InvalidArgumentError
 
 _functional = load("functional")
@@ -77,7 +78,7 @@ def readout_delay(network: nn.Module, dataloader: Iterable[Any], timesteps: int)
         raise InvalidArgumentError("the delay of the readout is an advice of SpikingJelly 2.x")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where timesteps are few it says so, and chooses less
-        return int(ann2snn.estimate_delay_start(network, dataloader, "cpu", timesteps))
+        return int(ann2snn.estimate_delay_start(network, dataloader, device_of(network), timesteps))
 
 
 def convert_by_mode(ann: nn.Module, dataloader: Iterable[Any] | None, mode: str, **options: Any) -> nn.Module:

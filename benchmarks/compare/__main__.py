@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +18,23 @@ from benchmarks import rows
 from benchmarks.compare import figures, page, tables, workload
 from benchmarks.compare.curves import compare
 from benchmarks.compare.measure import Measurement
-from benchmarks.compare.registry import METHODS, SUITES, Method, Suite, find
+from benchmarks.compare.registry import METHODS, SUITES, Method, find, shard_size
+from benchmarks.timing import Device
 from pascal_ext.errors import InvalidArgumentError, PascalError
 
 RESULTS = rows.RESULTS / "compare.jsonl"
-KEY = ("suite", "model", "network", "fingerprint", "method", "T", "calibration", "seed", "shard")  # tell rows apart
+KEY = ("suite", "model", "network", "fingerprint", "method", "T", "calibration", "seed", "shard", "shard_size")
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)  # or else typer makes a single command the program itself
+
+
+class Measure(StrEnum):
+    """Which rows are wanted."""
+
+    ACCURACY = "accuracy"
+    COSTS = "costs"
+    ALL = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +45,18 @@ class Task:
     network: str
     shard: int | None
 
-    def key(self, suite: str, made: workload.Workload, settings: Suite, seed: int) -> dict[str, Any]:
-        """The row's name: see :data:`KEY`."""
-        steps = None if self.method.family == "pascal" else settings.timesteps
+    def key(self, suite: str, made: workload.Workload, seed: int) -> dict[str, Any]:
+        """What tells the row from others: see :data:`KEY`. Costs do not depend on the size of shards."""
+        steps = None if self.method.family == "pascal" else made.suite.timesteps
+        size = None if self.shard is None else made.layout.shard
         network = made.networks.get(self.network, made.relu)
         values = (suite, made.model, self.network, workload.fingerprint(network), self.method.name, steps)
-        return dict(zip(KEY, (*values, settings.calibration, seed, self.shard), strict=True))
+        return dict(zip(KEY, (*values, made.suite.calibration, seed, self.shard, size), strict=True))
 
 
-def tasks(methods: Sequence[Method], networks: Sequence[str], shards: int) -> Iterator[list[Task]]:
+def tasks(methods: Sequence[Method], networks: Sequence[str], shards: Iterable[int | None]) -> Iterator[list[Task]]:
     """What is to be done, shard by shard; tasks that read out the same conversion come in one list."""
-    for shard in (*range(shards), None):
+    for shard in shards:
         for _, group in itertools.groupby(methods, lambda method: (method.family, repr(method.options))):
             same = list(group)
             for network in networks if same[0].needs_qcfs else [""]:
@@ -54,10 +65,10 @@ def tasks(methods: Sequence[Method], networks: Sequence[str], shards: int) -> It
 
 def run_suite(
     name: str,
-    settings: Suite,
     made: workload.Workload,
     methods: Sequence[Method],
     *,
+    measure: Measure,
     images: int,
     seed: int,
     command: str,
@@ -65,12 +76,14 @@ def run_suite(
 ) -> int:
     """Measure what ``output`` has no rows of yet, and append them; returns how many those were."""
     environment, written = rows.environment(), 0
-    done = {tuple(row.get(name) for name in KEY) for row in rows.read(output)}
-    shards = min(made.shards, -(-images // settings.shard))
-    wanted = list(tasks(methods, list(made.networks), shards))
-    measurement = Measurement(made, settings.timesteps)
+    same = (row | {"shard_size": shard_size(row)} for row in rows.read(output) if row["suite"] == name)
+    done = {tuple(row.get(name) for name in KEY) for row in same}
+    shards = [] if measure == Measure.COSTS else list(range(min(made.shards, -(-images // made.layout.shard))))
+    costs = [] if measure == Measure.ACCURACY else [None]
+    wanted = list(tasks(methods, list(made.networks), [*shards, *costs]))
+    measurement = Measurement(made, made.suite.timesteps)
     for group in tqdm(wanted, desc=f"{name}, {made.model}"):
-        keys = [task.key(name, made, settings, seed) for task in group]
+        keys = [task.key(name, made, seed) for task in group]
         missing = [index for index, key in enumerate(keys) if tuple(key.values()) not in done]
         if not missing:
             continue
@@ -81,7 +94,8 @@ def run_suite(
             found = measurement.rows(chosen, network, shard)
         for index, row in zip(missing, found, strict=True):
             again = {"command": f"{command} --method {group[index].method.name}"}
-            rows.append(output, {**keys[index], "data": made.title, **row, **again, **environment})
+            known = {"data": made.title, "device": made.layout.device}
+            rows.append(output, {**keys[index], **known, **row, **again, **environment})
             written += 1
     return written
 
@@ -118,9 +132,19 @@ def run(
     method: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(METHODS)}; may be repeated. [default: all]")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Test images, in shards that are spread over them.")] = 10**9,
+    measure: Annotated[Measure, typer.Option(help="Which rows: those of shards of the test images, or costs.")] = (
+        Measure.ALL
+    ),
+    device: Annotated[Device, typer.Option(help="Where networks run; on a GPU in float32, without TF32.")] = Device.CPU,
+    images: Annotated[int, typer.Option(min=1, help="Test images, in whole shards spread over them.")] = 10**9,
+    shard: Annotated[
+        int | None, typer.Option(min=1, help="Test images of one row. [default: the suite's, 500 but for digits]")
+    ] = None,
     timesteps: Annotated[int | None, typer.Option(min=1, help="T of rate coding. [default: the suite's, 64]")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of test images; not of calibration and costs. [default: the suite's; 500 on a GPU]"),
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[Path, typer.Option(help="File of result rows.")] = RESULTS,
 ) -> None:
@@ -133,22 +157,26 @@ def run(
             settings,
             model=model or settings.model,
             timesteps=timesteps or settings.timesteps,
-            batch_size=batch_size or settings.batch_size,
         )
+        layout = workload.layout(settings, device, batch_size, shard)
         methods = [find(name) for name in dict.fromkeys(method)] if method else list(METHODS.values())
         torch.manual_seed(seed)
         if suite == "digits":
-            made = workload.digits(settings, seed)
+            made = workload.digits(settings, layout, seed)
         elif root is None or weights is None:
             raise InvalidArgumentError(f"suite {suite!r} needs --data and --weights")
         else:
-            made = workload.images(settings, settings.model, root, weights, parse_checkpoints(checkpoint or []))
+            made = workload.images(settings, layout, root, weights, parse_checkpoints(checkpoint or []))
         options = {"--data": root, "--weights": weights, "--model": model, "--timesteps": timesteps}
-        options |= {"--batch-size": batch_size, "--seed": seed or None}
+        options |= {"--batch-size": batch_size, "--shard": shard, "--seed": seed or None}
+        options |= {"--device": None if device == Device.CPU else device}
+        options |= {"--measure": None if measure == Measure.ALL else measure}
         words = [word for name, value in options.items() if value for word in (name, str(value))]
         words += [word for pair in checkpoint or [] for word in ("--checkpoint", pair)]
         command = shlex.join(["python", "-m", "benchmarks.compare", "run", suite, *words])
-        written = run_suite(suite, settings, made, methods, images=images, seed=seed, command=command, output=output)
+        written = run_suite(
+            suite, made, methods, measure=measure, images=images, seed=seed, command=command, output=output
+        )
         typer.echo(f"{written} rows written to {output}")
 
 

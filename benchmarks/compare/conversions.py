@@ -17,6 +17,8 @@ from pascal_ext.data import split_batch
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 FOLDED = 400  # images times steps that a rate-coded network is given at once: more is slower on a CPU
+FOLDED_ON_GPU = 2**15  # a GPU wants many, but some launches have no room for 2¹⁶; of larger images it is fewer
+SMALL = 32 * 32  # pixels that those have
 LEAST_READOUT = 4  # outputs that SpikingJelly's delayed readout leaves, at least
 
 
@@ -50,6 +52,7 @@ class Conversion:
         anchors: timesteps whose operations are counted; between them they grow evenly.
         parts: timesteps -> the networks that do together what an answer after so many takes.
         delay: outputs that a delayed readout leaves out.
+        counts: of a PASCAL network: images -> logits, by way of spike counts; None for others.
     """
 
     network: nn.Module
@@ -61,6 +64,7 @@ class Conversion:
     parts: Callable[[int], list[Part]]
     source: nn.Module | None = None
     delay: int = 0
+    counts: Callable[[Tensor], Tensor] | None = None
 
     def answers(self, sums: Tensor, delayed: bool) -> Tensor:
         """The logits that decide, [answers, N, C], up to a factor."""
@@ -104,7 +108,7 @@ def convert_rate(
     snn = RateNetwork(network, kind, timesteps, extra)
 
     def sums(images: Tensor) -> Tensor:
-        parts = [snn(part).cumsum(0) for part in images.split(max(1, FOLDED // snn.steps))]
+        parts = [snn(part).cumsum(0) for part in images.split(max(1, folded(images) // snn.steps))]
         return torch.cat(parts, 1)
 
     def parts(answer: int) -> list[Part]:
@@ -138,6 +142,12 @@ def convert_pascal(
         pascal_ext.calibrate(source, calibration, correct="bias", per_channel="auto", progress=False)
     snn = pascal_ext.convert(source)
     steps = snn.plan.mean_levels
+
+    def counts(images: Tensor) -> Tensor:
+        with snn.configured(execution="counts"):
+            logits: Tensor = snn(images)
+        return logits
+
     return Conversion(
         snn,
         lambda images: snn(images).unsqueeze(0),
@@ -147,6 +157,7 @@ def convert_pascal(
         [round(steps)],
         lambda answer: [Part(snn, None, 1)],
         source,
+        counts=counts,
     )
 
 
@@ -161,6 +172,13 @@ def anchors(timesteps: int, least: int = 1) -> list[int]:
     """0, the powers of two from ``least`` on, and ``timesteps``."""
     powers = [2**power for power in range(timesteps.bit_length())]
     return sorted({0, least, timesteps, *(power for power in powers if least <= power <= timesteps)})
+
+
+def folded(images: Tensor) -> int:
+    """Images times steps that a rate-coded network is given at once."""
+    if not images.is_cuda:
+        return FOLDED
+    return FOLDED_ON_GPU * SMALL // max(SMALL, images[0, 0].numel())
 
 
 def repeated(calibration: Iterable[Any], updates: int) -> list[tuple[Tensor, Tensor]]:

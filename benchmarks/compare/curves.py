@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.compare.registry import METHODS, Method
+from benchmarks.compare.registry import METHODS, Method, shard_size
 from pascal_ext.demo.text import wilson_interval
 
 
@@ -22,7 +23,8 @@ class Point:
         accuracy, low, high: in percent, with the bounds of Wilson's 95% interval.
         changed: share of the predictions that differ from the ReLU network's, in percent.
         mismatched: number of predictions that differ from the QCFS network's; None where there is none.
-        time_ratio: time, relative to the ReLU network on the same images in the same run.
+        time_ratio: time, relative to the ReLU network on the same images; None where it was not measured.
+        counts_time_ratio: the same of a PASCAL network by way of spike counts; None for others.
         synaptic_operations, joules: for an image; None where they were not counted.
     """
 
@@ -34,7 +36,8 @@ class Point:
     high: float
     changed: float
     mismatched: int | None
-    time_ratio: float
+    time_ratio: float | None
+    counts_time_ratio: float | None
     synaptic_operations: float | None
     joules: float | None
 
@@ -88,6 +91,7 @@ class Comparison:
         model, data: their names.
         ann_joules, ann_macs: what the ReLU network takes for an image; None where that was not counted.
         curves: in the order of :data:`benchmarks.compare.registry.METHODS`.
+        accuracy_on, time_on: the hardware on which these were measured.
     """
 
     model: str
@@ -95,6 +99,8 @@ class Comparison:
     ann_joules: float | None
     ann_macs: float | None
     curves: tuple[Curve, ...]
+    accuracy_on: tuple[str, ...]
+    time_on: tuple[str, ...]
 
     @property
     def ann_accuracy(self) -> float:
@@ -106,7 +112,9 @@ def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     """Put rows together: shards of the same method, network and T are added up.
 
     Where methods were run on different numbers of shards, each is set beside the ReLU network on the same images: on
-    other ones the same network is a point or two better or worse, which is as much as methods differ by.
+    other ones the same network is a point or two better or worse, which is as much as methods differ by. Shards of
+    another size are other shards of the same images: of a method that was run on shards of several sizes, those are
+    taken that cover most, and of as many the newest.
     """
     suites: dict[tuple[str, str], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
@@ -123,15 +131,42 @@ def _comparison(model: str, data: str, grouped: Mapping[tuple[Any, ...], list[Ma
     curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]
     costs = next((row["ann_operations"] for same in grouped.values() for row in same if row["shard"] is None), None)
     joules, macs = (costs["joules"], costs["macs"]) if costs else (None, None)
-    return Comparison(model, data, joules, macs, tuple(curves))
+    rows = [row for same in grouped.values() for row in same]
+    accuracy = dict.fromkeys(_machine(row) for row in rows if row["shard"] is not None)
+    time = dict.fromkeys(_machine(row) for row in rows if "seconds" in row and row["shard"] is None)
+    return Comparison(model, data, joules, macs, tuple(curves), tuple(accuracy), tuple(time))
+
+
+def _machine(row: Mapping[str, Any]) -> str:
+    """The processor that a row was measured on."""
+    found = row["hardware"]
+    if row.get("device", "cpu") == "cpu":
+        return f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] > 1)}"
+    return str(found["gpus"][0])
+
+
+def _shards(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The shards among the rows; of one size, see :func:`compare`."""
+    sizes: dict[int | None, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        sizes.setdefault(shard_size(row), []).append(row)
+    sizes.pop(None, None)
+    return max(reversed(sizes.values()), key=lambda same: sum(row["images"] for row in same))
+
+
+def _time_ratio(costs: Mapping[str, Any] | None, name: str) -> float | None:
+    """Median of the rounds' ratios."""
+    if costs is None or name not in costs:
+        return None
+    return statistics.median(took / ann for took, ann in zip(costs[name], costs["ann_seconds"], strict=True))
 
 
 def _curve(rows: list[Mapping[str, Any]]) -> Curve:
-    shards = [row for row in rows if row["shard"] is not None]
+    shards = _shards(rows)
     costs = next((row for row in rows if row["shard"] is None), None)
     first, images = shards[0], sum(row["images"] for row in shards)
     added = {name: _added([row[name] for row in shards]) for name in ("right", "changed", "mismatched")}
-    ratio = sum(row["seconds"] for row in shards) / max(sum(row["ann_seconds"] for row in shards), 1e-9)
+    ratio, counts_ratio = _time_ratio(costs, "seconds"), _time_ratio(costs, "counts_seconds")
     points = []
     for index, timesteps in enumerate(first["timesteps"]):
         low, high = wilson_interval(added["right"][index] / images, images)
@@ -147,7 +182,8 @@ def _curve(rows: list[Mapping[str, Any]]) -> Curve:
                 high=100 * high,
                 changed=100 * added["changed"][index] / images,
                 mismatched=added["mismatched"][index] if added["mismatched"] else None,
-                time_ratio=ratio * per_layer / first["per_layer"][-1],
+                time_ratio=None if ratio is None else ratio * per_layer / first["per_layer"][-1],
+                counts_time_ratio=counts_ratio,
                 synaptic_operations=_between(operations, "synaptic_operations", timesteps),
                 joules=_between(operations, "joules", timesteps),
             )
@@ -163,7 +199,7 @@ def _curve(rows: list[Mapping[str, Any]]) -> Curve:
         firing_rate=costs["operations"]["firing_rate"][-1] if costs else None,
         effective_timesteps=costs["operations"]["effective_timesteps"] if costs else None,
         memory_ratio=costs["peak_bytes"] / costs["ann_peak_bytes"] if costs else None,
-        commands=tuple(dict.fromkeys(row["command"] for row in rows)),
+        commands=tuple(dict.fromkeys(row["command"] for row in [*shards, *([costs] if costs else [])])),
     )
 
 

@@ -89,7 +89,7 @@ def _figure(comparison: Comparison, panels: list[tuple[str, X]], palette: Mappin
                 _points(axis, free, x, palette[ACCENT], palette[PAPER], "PASCAL without training")
             axis.set_xscale("log", base=2)
             axis.set_xlabel(label)
-            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value > 0.1 else f"{value:.2g}")
             axis.minorticks_off()
             axis.grid(axis="y")
             axis.set_ylim(floor, best + (best - floor) * 0.05)

@@ -1,15 +1,14 @@
-"""Measuring a conversion on a shard of the test images: one row for each way to read it out."""
+"""Measuring a conversion: its answers to a shard of the test images, and what it costs."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.compare.conversions import FAMILIES, Batches, Conversion
@@ -17,8 +16,10 @@ from benchmarks.compare.memory import peak_bytes
 from benchmarks.compare.operations import ann_operations, operations
 from benchmarks.compare.registry import Method
 from benchmarks.compare.workload import Workload
+from benchmarks.timing import Device, interleave
 
 COUNTED = 20  # images that operations are counted on
+ROUNDS = 3  # of timing, in which the ReLU network has its turn, too
 
 
 @dataclasses.dataclass
@@ -55,7 +56,7 @@ class Measurement:
         """Measure one conversion, which all ``methods`` read out in their own way, on a shard of the test images."""
         made = self.conversion(methods[0], network)
         batches = self.workload.shard(shard)
-        found, seconds, ann_seconds = self._run(made, methods, batches, f"{methods[0].title} {network}")
+        found = self._run(made, methods, batches, f"{methods[0].title} {network}")
         images = sum(len(labels) for _, labels in batches)
         rows = []
         for method, tally in zip(methods, found["tallies"], strict=True):
@@ -63,40 +64,37 @@ class Measurement:
             row |= {"timesteps": made.timesteps, "per_layer": made.per_layer, "latency": made.latency}
             row |= {"right": tally.right.tolist(), "changed": tally.changed.tolist()}
             row |= {"mismatched": None if tally.mismatched is None else tally.mismatched.tolist()}
-            row |= {"seconds": round(seconds, 4), "ann_seconds": round(ann_seconds, 4)}
             rows.append(row | ({"delay": made.delay} if method.delayed else {}))
         return rows
 
     def costs(self, method: Method, network: str) -> dict[str, Any]:
-        """A row on the operations, energy and memory of what ``method`` makes, from some images of the first shard."""
+        """A row on the operations, energy, memory and time of what ``method`` makes.
+
+        Operations are counted on some images that are spread over the workload's sample; memory and time are those of
+        its first batch.
+        """
         made, relu = self.conversion(method, network), self.workload.relu
-        batches = self.workload.shard(0)
+        batches = self.workload.sample()
         images, labels = (torch.cat([batch[index] for batch in batches]) for index in (0, 1))
-        chosen = torch.linspace(0, len(labels) - 1, min(COUNTED, len(labels))).long()
-        some = images[chosen], labels[chosen]
+        chosen = torch.linspace(0, len(labels) - 1, min(COUNTED, len(labels))).long().to(labels.device)
+        some, batch = (images[chosen], labels[chosen]), batches[0][0]
         return {
             "images": len(chosen),
             "operations": operations(made, some),
             "ann_operations": ann_operations(relu, some),
-            "peak_bytes": peak_bytes(made.sums, batches[0][0]),
-            "ann_peak_bytes": peak_bytes(relu, batches[0][0]),
+            "peak_bytes": peak_bytes(made.sums, batch),
+            "ann_peak_bytes": peak_bytes(relu, batch),
+            **seconds(made, relu, batch, self.workload.layout.device),
         }
 
     @torch.inference_mode()
-    def _run(
-        self, made: Conversion, methods: Sequence[Method], batches: Batches, description: str
-    ) -> tuple[dict[str, Any], float, float]:
-        answers = len(made.timesteps)
-        zeros = functools.partial(torch.zeros, answers, dtype=torch.int64)
+    def _run(self, made: Conversion, methods: Sequence[Method], batches: Batches, description: str) -> dict[str, Any]:
+        zeros = functools.partial(torch.zeros, len(made.timesteps), dtype=torch.int64, device=batches[0][1].device)
         tallies = [_Tally(zeros(), zeros(), None if made.source is None else zeros()) for _ in methods]
         ann_right = source_right = 0
-        seconds = ann_seconds = 0.0
         for images, labels in tqdm(batches, desc=description, leave=False):
-            logits, took = timed(self.workload.relu, images)
-            ann_seconds += took
-            sums, took = timed(made.sums, images)
-            seconds += took
-            reference = logits.argmax(1)
+            reference = self.workload.relu(images).argmax(1)
+            sums = made.sums(images)
             ann_right += int((reference == labels).sum())
             source = None if made.source is None else made.source(images).argmax(1)
             source_right += 0 if source is None else int((source == labels).sum())
@@ -106,21 +104,29 @@ class Measurement:
                 tally.changed += (predicted != reference).sum(1)
                 if tally.mismatched is not None and source is not None:
                     tally.mismatched += (predicted != source).sum(1)
-        found = {
+        return {
             "tallies": tallies,
             "ann_right": ann_right,
             "source_right": None if made.source is None else source_right,
         }
-        return found, seconds, ann_seconds
 
 
-def timed(run: nn.Module | Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, float]:
-    """What ``run(images)`` returns, and its seconds: of this thread's work where there is one, else of the clock."""
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    clock = time.thread_time if torch.get_num_threads() == 1 and not images.is_cuda else time.perf_counter
-    start = clock()
-    out = run(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return out, clock() - start
+@torch.inference_mode()
+def seconds(made: Conversion, relu: Callable[[Tensor], Tensor], images: Tensor, device: Device) -> dict[str, Any]:
+    """Seconds of each round: of all answers, of the ReLU network, and of a PASCAL network by way of counts.
+
+    They are processor time where one thread does all the work, which other processes disturb less, and else those of
+    the clock.
+    """
+    runs = {"seconds": made.sums, "ann_seconds": relu}
+    if made.counts is not None:
+        runs["counts_seconds"] = made.counts
+    times = interleave(
+        {name: functools.partial(run, images) for name, run in runs.items()},
+        ROUNDS,
+        device=device,
+        warmup=int(len(made.timesteps) == 1),  # the others take long, and are warm from measuring their memory
+        label="time",
+    )
+    one_thread = device == Device.CPU and torch.get_num_threads() == 1
+    return {name: [round(took, 5) for took in each] for name, each in (times.cpu if one_thread else times.wall).items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.compare import figures
 from benchmarks.compare.curves import Comparison, Curve, Point
-from benchmarks.compare.tables import NEAR, costs, nearest
+from benchmarks.compare.tables import MISSING, NEAR, costs, measured_on, nearest, time
 from pascal_ext.energy import HOROWITZ_45NM
 from pascal_ext.extras import require
 
@@ -20,7 +20,7 @@ def html(comparisons: Sequence[Comparison], rows: Iterable[Mapping[str, Any]]) -
 
     Args:
         comparisons: see :func:`benchmarks.compare.curves.compare`.
-        rows: those that they were made from, for versions and hardware.
+        rows: those that they were made from, for versions and commits.
 
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
@@ -38,12 +38,14 @@ def html(comparisons: Sequence[Comparison], rows: Iterable[Mapping[str, Any]]) -
     text: str = environment.get_template("comparison.html.j2").render(
         title="Conversions beside each other",
         comparisons=comparisons,
-        facts=_facts(rows),
+        facts=_facts(comparisons, rows),
         energies=HOROWITZ_45NM,
         svg=figures.svg,
         near=NEAR,
         nearest=nearest,
         costs=costs,
+        time=time,
+        missing=MISSING,
         shown=_shown,
         commands=_commands,
     )
@@ -64,12 +66,13 @@ def _commands(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(command for curve in comparison.curves for command in curve.commands))
 
 
-def _facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Versions, processors and commits of the rows, each once."""
-    facts: dict[str, dict[str, None]] = {"versions": {}, "hardware": {}, "commits": {}}
+def _facts(comparisons: Iterable[Comparison], rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions and commits of the rows, and what was measured on which processor, each once."""
+    facts: dict[str, dict[str, None]] = {"versions": {}}
+    for comparison in comparisons:
+        for name, machines in measured_on(comparison).items():
+            facts.setdefault(name, {}).update(dict.fromkeys(machines))
     for row in rows:
-        machine = row["hardware"]
         facts["versions"][", ".join(f"{name} {version}" for name, version in row["versions"].items())] = None
-        facts["hardware"][", ".join([machine["cpu"], f"{machine['threads']} threads", *machine.get("gpus", [])])] = None
-        facts["commits"][row["commit"]] = None
-    return {name: "; ".join(values) for name, values in facts.items()} | {"energy": HOROWITZ_45NM.source}
+        facts.setdefault("commits", {})[row["commit"]] = None
+    return {name: "; ".join(values) or MISSING for name, values in facts.items()} | {"energy": HOROWITZ_45NM.source}

@@ -81,8 +81,8 @@ class Suite:
         model: see :func:`benchmarks.models.build`.
         timesteps: T of rate coding, unless another one is asked for.
         calibration: training images that thresholds are derived from.
-        batch_size: of calibration and of measuring.
-        shard: test images that one row is about, spread evenly over the classes.
+        batch_size: of calibration; and of measuring, unless another one is asked for.
+        shard: test images that one row is about, spread evenly over the classes, unless asked otherwise.
     """
 
     dataset: str
@@ -100,6 +100,14 @@ SUITES = {
     "cifar100": Suite("cifar100", "resnet20"),
     "imagenet": Suite("imagenet", "torchvision.resnet34", batch_size=10),
 }
+
+
+def shard_size(row: Mapping[str, Any]) -> int | None:
+    """The ``shard`` that a row was measured with; None for costs. It is the suite's own where the row does not say."""
+    if row["shard"] is None:
+        return None
+    size: int = row.get("shard_size") or SUITES[row["suite"]].shard
+    return size
 
 
 def find(name: str) -> Method:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from benchmarks.compare.curves import Comparison, Curve, Point
 
 COLUMNS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MISSING = "–"
 NEAR = (0.5, 1.0, 2.0)  # points below the ReLU network that count as "as accurate"
 
 
@@ -18,6 +19,8 @@ def document(comparisons: Iterable[Comparison]) -> str:
     parts = []
     for comparison in comparisons:
         parts += [f"## {comparison.model}, {comparison.data}\n", accuracy_table(comparison)]
+        told = measured_on(comparison).items()
+        parts.append("; ".join(f"{name}: {' and '.join(machines) or MISSING}" for name, machines in told) + "\n")
         for points in NEAR:
             parts += [f"Within {points} points of the ReLU network:\n", same_accuracy_table(comparison, points)]
     return "\n".join(parts)
@@ -63,16 +66,30 @@ def nearest(comparison: Comparison, points: float) -> list[Curve]:
 
 
 def costs(comparison: Comparison, point: Point) -> list[str]:
-    """Timesteps, latency, operations, energy and time of a point, the last three relative to the ReLU network."""
+    """Timesteps, latency, operations, energy and time of a point, the last three relative to the ReLU network's."""
     operations = point.synaptic_operations
     return [
         f"{point.timesteps:.3g}"
         + ("" if point.per_layer == point.timesteps else f" + {point.per_layer - point.timesteps:g}"),
         f"{point.latency:,}",
-        "" if operations is None or not comparison.ann_macs else f"{operations / comparison.ann_macs:.2f}",
-        "" if point.joules is None or not comparison.ann_joules else f"{point.joules / comparison.ann_joules:.2f}",
-        f"{point.time_ratio:.1f}",
+        MISSING if operations is None or not comparison.ann_macs else f"{operations / comparison.ann_macs:.2f}",
+        MISSING if point.joules is None or not comparison.ann_joules else f"{point.joules / comparison.ann_joules:.2f}",
+        time(point),
     ]
+
+
+def time(point: Point) -> str:
+    """Relative to the ReLU network's; that of a PASCAL network by way of spike counts, too."""
+    if point.time_ratio is None:
+        return MISSING
+    return f"{point.time_ratio:.1f}" + (
+        "" if point.counts_time_ratio is None else f" (counts {point.counts_time_ratio:.1f})"
+    )
+
+
+def measured_on(comparison: Comparison) -> dict[str, Sequence[str]]:
+    """What was measured -> on which hardware."""
+    return {"accuracy on": comparison.accuracy_on, "time on": comparison.time_on}
 
 
 def to_csv(comparisons: Iterable[Comparison]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils.data import Subset
 
 import pascal_ext
@@ -19,34 +19,87 @@ from benchmarks.compare.conversions import Batches
 from benchmarks.compare.registry import Suite
 from benchmarks.models.checkpoints import load_published, load_qcfs, load_relu
 from benchmarks.models.cifar_resnet import Shortcut
+from benchmarks.timing import Device
 from pascal_ext.demo import training
 from pascal_ext.demo.model import DigitsResNet
+from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
 
 M = TypeVar("M", bound=nn.Module)
+BATCH_ON_GPU = 500
 DIGITS_WIDTH, DIGITS_EPOCHS, DIGITS_TUNING, DIGITS_LEVELS = 8, 8, 4, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where networks run, and how many images at a time; calibration and costs keep to the suite's numbers.
+
+    Attributes:
+        device: where.
+        batch_size: test images that run together.
+        shard: test images that one row is about.
+    """
+
+    device: Device
+    batch_size: int
+    shard: int
+
+
+def layout(suite: Suite, device: Device, batch_size: int | None = None, shard: int | None = None) -> Layout:
+    """The suite's, with what is asked for; on a GPU batches of 500.
+
+    A GPU calculates in float32 from then on, in all of the process: TF32, which convolutions have there by default,
+    rounds to 10 bits, and would make other networks of the same weights.
+
+    Raises:
+        InvalidArgumentError: there is no GPU.
+    """
+    if device == Device.CUDA:
+        if not torch.cuda.is_available():
+            raise InvalidArgumentError("--device cuda: torch finds no CUDA device here")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    usual = suite.batch_size if device == Device.CPU else BATCH_ON_GPU
+    return Layout(device, batch_size or usual, shard or suite.shard)
 
 
 @dataclasses.dataclass
 class Workload:
-    """Networks and images of a suite.
+    """Networks and images of a suite, all on one device.
 
     Attributes:
+        suite: the suite.
+        layout: where it is run, and in which pieces.
         model, title: names of the network and of the data, for rows and tables.
         relu: the ReLU network; its shortcuts are such that SpikingJelly's converters take them.
         networks: name -> QCFS network.
         calibration: batches (images, labels) of training images.
-        shards: how many rows it takes to cover the test images.
-        shard: index -> test batches.
+        size: number of test images.
+        batches: positions of test images, and how many of them run together -> batches.
     """
 
+    suite: Suite
+    layout: Layout
     model: str
     title: str
     relu: nn.Module
     networks: Mapping[str, fx.GraphModule]
     calibration: Batches
-    shards: int
-    shard: Callable[[int], Batches]
+    size: int
+    batches: Callable[[Sequence[int], int], Batches]
+
+    @property
+    def shards(self) -> int:
+        """How many rows it takes to cover the test images."""
+        return -(-self.size // self.layout.shard)
+
+    def shard(self, index: int) -> Batches:
+        """The test batches of one row."""
+        return self.batches(range(index, self.size, self.shards), self.layout.batch_size)
+
+    def sample(self) -> Batches:
+        """Those that costs are measured on, whatever the layout: the first shard that the suite itself would have."""
+        return self.batches(range(0, self.size, -(-self.size // self.suite.shard)), self.suite.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +127,7 @@ class Checkpoint:
         return load_published(model, classes, self.path, levels)
 
 
-def digits(suite: Suite, seed: int) -> Workload:
+def digits(suite: Suite, layout: Layout, seed: int) -> Workload:
     """scikit-learn's digits, and small networks trained on them within seconds."""
     loader, test = training.digits(seed)
     torch.manual_seed(seed)
@@ -84,34 +137,42 @@ def digits(suite: Suite, seed: int) -> Workload:
     pascal_ext.calibrate(qcfs, loader, progress=False)
     training.train(qcfs, loader, DIGITS_TUNING, 2e-3, teacher=relu)
     images, labels = (torch.cat([batch[index] for batch in test]) for index in (0, 1))
-    shards = -(-len(labels) // suite.shard)
 
-    def shard(index: int) -> Batches:
-        mine = images[index::shards], labels[index::shards]
-        return list(zip(*(part.split(suite.batch_size) for part in mine), strict=True))
+    def batches(positions: Sequence[int], size: int) -> Batches:
+        parts = (part[list(positions)].to(layout.device).split(size) for part in (images, labels))
+        return list(zip(*parts, strict=True))
 
-    return Workload("digits", "digits", relu, {f"L={DIGITS_LEVELS}": qcfs}, list(loader), shards, shard)
+    calibration = [(images.to(layout.device), labels.to(layout.device)) for images, labels in loader]
+    networks = {f"L={DIGITS_LEVELS}": qcfs.to(layout.device)}
+    relu.to(layout.device)
+    return Workload(suite, layout, "digits", "digits", relu, networks, calibration, len(labels), batches)
 
 
-def images(suite: Suite, model: str, root: Path, weights: Path, checkpoints: Mapping[str, Checkpoint]) -> Workload:
+def images(suite: Suite, layout: Layout, root: Path, weights: Path, checkpoints: Mapping[str, Checkpoint]) -> Workload:
     """A data set on disk, a ReLU network with its weights, and QCFS networks.
 
     Raises:
         InvalidArgumentError: images or weights are not there or do not fit.
     """
     source = data.SOURCES[suite.dataset]
-    relu = fast(with_plain_shortcuts(load_relu(model, source.classes, weights)))
-    networks = {name: fast(found.load(model, source.classes)) for name, found in checkpoints.items()}
+    on_cpu = layout.device == Device.CPU
+    relu = with_plain_shortcuts(load_relu(suite.model, source.classes, weights)).to(layout.device)
+    networks = {name: found.load(suite.model, source.classes).to(layout.device) for name, found in checkpoints.items()}
+    if on_cpu:
+        relu, networks = fast(relu), {name: fast(network) for name, network in networks.items()}
     train, test = data.read(source, root, "train", limit=suite.calibration), data.read(source, root, "test")
-    calibration = list(data.loader(source, train, suite.batch_size))
     size = len(test)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
-    shards = -(-size // suite.shard)
 
-    def shard(index: int) -> Batches:
-        batches = data.loader(source, Subset(test, range(index, size, shards)), suite.batch_size)
-        return [(images.contiguous(memory_format=torch.channels_last), labels) for images, labels in batches]
+    def on_device(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images.to(layout.device), labels.to(layout.device)
 
-    return Workload(model, source.title, relu, networks, calibration, shards, shard)
+    def batches(positions: Sequence[int], size: int) -> Batches:
+        found = data.loader(source, Subset(test, positions), size)
+        form = torch.channels_last if on_cpu else torch.contiguous_format
+        return [on_device(images.contiguous(memory_format=form), labels) for images, labels in found]
+
+    calibration = [on_device(*batch) for batch in data.loader(source, train, suite.batch_size)]
+    return Workload(suite, layout, suite.model, source.title, relu, networks, calibration, size, batches)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -12,11 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.compare import __main__ as cli
-from benchmarks.compare import conversions, curves, workload
+from benchmarks.compare import conversions, curves, tables, workload
 from benchmarks.compare.measure import Measurement
 from benchmarks.compare.memory import peak_bytes
 from benchmarks.compare.registry import METHODS, SUITES
 from benchmarks.models.cifar_resnet import CifarResNet
+from benchmarks.timing import Device
 
 T = 32
 CHOSEN = "sj-99.9 sj-channel sj-channel-delayed sj-ltb qcfs-if srp cos pascal-free-4 pascal-free-16 pascal".split()
@@ -58,6 +59,7 @@ def test_every_method_has_its_rows(found: dict[str, curves.Curve], comparison: c
             assert point.low <= point.accuracy <= point.high
             assert point.latency >= point.per_layer >= point.timesteps >= 1
             assert point.time_ratio > 0
+            assert (point.counts_time_ratio is not None) == (curve.method.family == "pascal")
             assert point.joules is not None
             assert point.joules > 0
         assert [point.joules for point in curve.points] == sorted(point.joules for point in curve.points)
@@ -116,7 +118,7 @@ def test_rows_that_exist_are_not_measured_again(
     last = json.loads(complete[-1])
     assert measured == [last["method"]]
     again = json.loads(interrupted.read_text().splitlines()[-1])
-    same = [name for name in last if name not in ("seconds", "ann_seconds", "time", "commit")]
+    same = [name for name in last if not name.endswith("seconds") and name not in ("time", "commit")]
     assert {name: again[name] for name in same} == {name: last[name] for name in same}
 
 
@@ -143,24 +145,133 @@ def test_a_report_needs_rows_alone(rows_file: Path, tmp_path: Path, monkeypatch:
     assert len(lines) == 1 + 7 * T + 3
 
 
+ROW = {"suite": "digits", "model": "digits", "data": "digits", "network": "", "method": "sj-max", "T": 2, "seed": 0}
+ROW |= {"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]}
+ROW |= {
+    "latency": [1, 2],
+    "right": [1, 6],
+    "changed": [9, 4],
+    "mismatched": None,
+    "command": "again",
+    "fingerprint": "",
+}
+ROW |= {"images": 10, "shard": 0, "shard_size": 10, "device": "cpu", "commit": "", "versions": {}}
+ROW |= {"hardware": {"cpu": "a processor", "threads": 1}}
+COUNTED = {"timesteps": [0, 2], "synaptic_operations": [0, 10], "joules": [0, 1e-9], "firing_rate": [None, 0.5]}
+COSTS = ROW | {"shard": None, "shard_size": None, "operations": COUNTED | {"effective_timesteps": None}}
+COSTS |= {"ann_operations": {"macs": 10, "joules": 1e-9}, "peak_bytes": 8, "ann_peak_bytes": 4}
+TIMES = {"seconds": [9.0, 4.0, 60.0], "ann_seconds": [2.0, 1.0, 10.0]}
+
+
 def test_shards_add_up() -> None:
-    row = {"suite": "digits", "model": "digits", "data": "digits", "network": "", "method": "sj-max", "T": 2, "seed": 0}
-    row |= {"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]}
-    row |= {"latency": [1, 2], "right": [1, 6], "changed": [9, 4], "mismatched": None, "command": "again"}
-    row |= {"fingerprint": "", "images": 10, "shard": 0, "seconds": 8.0, "ann_seconds": 2.0}
-    other = row | {"shard": 1, "images": 30, "right": [2, 14], "ann_right": 21, "seconds": 16.0, "ann_seconds": 4.0}
-    ((curve,),) = (found.curves for found in curves.compare([row, other]))
+    other = ROW | {"shard": 1, "images": 30, "right": [2, 14], "ann_right": 21}
+    ((curve,),) = (found.curves for found in curves.compare([ROW, other]))
     assert curve.images == 40
     assert curve.ann_accuracy == 75
     assert [point.accuracy for point in curve.points] == [7.5, 50]
-    assert [point.time_ratio for point in curve.points] == [2, 4]
     assert curve.points[1].joules is None
     assert curve.within(25) == curve.points[1]
     assert curve.within(24) is None
-    third = row | {"method": "sj-99.9", "shard": 1}
-    (found,) = curves.compare([row, other, third])
+    third = ROW | {"method": "sj-99.9", "shard": 1}
+    (found,) = curves.compare([ROW, other, third])
     assert [(curve.images, curve.ann_accuracy) for curve in found.curves] == [(40, 75), (10, 90)]
     assert found.ann_accuracy == 75  # on the most images
+
+
+def test_no_image_counts_twice() -> None:
+    whole = ROW | {"images": 20, "shard_size": 20, "right": [5, 10]}
+    for rows, images, right in (
+        ([ROW, whole], 20, 10),  # the most
+        ([ROW, ROW | {"shard": 1}, whole], 20, 10),  # or else the newest
+        ([whole, ROW, ROW | {"shard": 1}], 20, 12),
+        ([ROW, whole, ROW | {"shard": 1}, ROW | {"shard": 2}], 30, 18),
+    ):
+        ((curve,),) = (found.curves for found in curves.compare(rows))
+        assert (curve.images, curve.points[1].accuracy) == (images, 100 * right / images)
+
+
+def test_times_are_medians_of_ratios_and_may_be_missing(tmp_path: Path) -> None:
+    (timed,) = curves.compare([ROW, COSTS | TIMES])
+    assert [point.time_ratio for point in timed.curves[0].points] == [2.25, 4.5]
+    assert timed.accuracy_on == timed.time_on == ("a processor, 1 thread",)
+    gpu = ROW | {"device": "cuda", "hardware": ROW["hardware"] | {"gpus": ["a GPU"]}}
+    for rows, time_on in (([gpu], ()), ([gpu, COSTS], ()), ([gpu, COSTS | TIMES], ("a processor, 1 thread",))):
+        (found,) = curves.compare(rows)
+        assert (found.accuracy_on, found.time_on) == (("a GPU",), time_on)
+        times = {tables.costs(found, point)[-1] for point in found.curves[0].points}
+        assert times == ({"2.2", "4.5"} if time_on else {"–"})
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        pytest.importorskip("jinja2")
+        invoke("report", "--rows", str(path), "--output", str(tmp_path))
+        page = (tmp_path / "report.html").read_text()
+        assert "<dt>accuracy on</dt><dd>a GPU</dd>" in page
+        assert f"<dt>time on</dt><dd>{'; '.join(time_on) or '–'}</dd>" in page
+        assert f"accuracy on: a GPU; time on: {' and '.join(time_on) or '–'}\n" in (tmp_path / "tables.md").read_text()
+
+
+def test_time_in_counts_stands_beside_that_of_spikes() -> None:
+    pascal = {"method": "pascal-free-4", "T": None, "timesteps": [4.0], "per_layer": [4.0], "right": [8]}
+    pascal |= {"changed": [0], "latency": [9]}
+    (found,) = curves.compare([ROW | pascal, COSTS | TIMES | pascal | {"counts_seconds": [2.5, 1.5, 11.0]}])
+    (point,) = found.curves[0].points
+    assert (point.time_ratio, point.counts_time_ratio) == (4.5, 1.25)
+    assert tables.time(point) == "4.5 (counts 1.2)"
+
+
+def test_accuracy_and_costs_can_be_measured_apart(rows_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    chosen = [word for name in ("sj-channel", "pascal") for word in ("--method", name)]
+    run = ["run", "digits", "--timesteps", str(T), *chosen, "--output", str(path)]
+    invoke(*run, "--measure", "accuracy", "--shard", "100", "--batch-size", "50")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["method"], row["shard"]) for row in rows] == [
+        (name, shard) for shard in range(4) for name in ("sj-channel", "pascal")
+    ]
+    assert not any("seconds" in row for row in rows)
+    invoke(*run, "--measure", "costs")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["method"], row["shard"]) for row in rows[8:]] == [("sj-channel", None), ("pascal", None)]
+    assert "--measure costs" in rows[8]["command"]
+    assert "--shard 100 --measure accuracy" in rows[0]["command"]
+    invoke(*run, "--shard", "100")  # all there
+    assert len(path.read_text().splitlines()) == len(rows)
+    all_at_once = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    for apart in curves.compare(rows)[0].curves:
+        (same,) = (curve for curve in curves.compare(all_at_once)[0].curves if curve.method == apart.method)
+        assert (apart.images, apart.ann_accuracy) == (same.images, same.ann_accuracy)
+        assert [point.joules for point in apart.points] == [point.joules for point in same.points]
+
+
+def test_only_test_images_are_cut_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(workload.training, "train", lambda *_, **__: None)
+    suite = SUITES["digits"]
+    made = workload.digits(suite, workload.layout(suite, Device.CPU, 70, 150), 0)
+    cut = [[len(labels) for _, labels in made.shard(index)] for index in range(made.shards)]
+    assert cut == [[70, 50], [70, 50], [70, 50]]
+    assert [len(labels) for _, labels in made.sample()] == [60] * 6
+    assert [len(labels) for _, labels in made.calibration] == [60] * 23 + [57]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_accuracy_of_a_cpu(
+    rows_file: Path, found: dict[str, curves.Curve], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", backend.allow_tf32)  # put back afterwards
+    path = tmp_path / "rows.jsonl"
+    invoke(*RUN, "--device", "cuda", "--output", str(path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == len(rows_file.read_text().splitlines())
+    assert {row["device"] for row in rows} == {"cuda"}
+    (comparison,) = curves.compare(rows)
+    assert comparison.accuracy_on == comparison.time_on == (torch.cuda.get_device_name(0),)
+    for curve in comparison.curves:
+        here, there = curve.points[-1], found[curve.method.name].points[-1]
+        assert abs(here.accuracy - there.accuracy) < 1
+        assert here.mismatched == there.mismatched or curve.method.family == "rate"
+        assert here.joules == pytest.approx(there.joules, rel=0.02)
 
 
 def test_mistakes_are_told() -> None:
@@ -168,6 +279,7 @@ def test_mistakes_are_told() -> None:
         ("run", "mnist"): "there is no suite 'mnist'",
         ("run", "digits", "--method", "magic"): "there is no method 'magic'",
         ("run", "cifar10"): "needs --data and --weights",
+        **({} if torch.cuda.is_available() else {("run", "digits", "--device", "cuda"): "finds no CUDA device"}),
         ("run", "cifar10", "--data", ".", "--weights", "x", "--checkpoint", "u4"): "not of the form NAME=FILE",
         ("report", "--rows", "nothing.jsonl"): "holds no rows",
     }.items():
