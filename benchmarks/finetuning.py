@@ -264,7 +264,7 @@ class FineTuning(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             for name, layer in qcfs_layers(self.student).items():
-                layer.threshold.copy_(layer.threshold.maximum(self.floors[name].to(layer.threshold)))
+                layer.threshold.clamp_(min=self.floors[name].to(layer.threshold))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         layers = qcfs_layers(self.student)

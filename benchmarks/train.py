@@ -71,10 +71,13 @@ class Run:
         return data.SOURCES[self.dataset]
 
     def student(self, relu: nn.Module, calibration: DataLoader[Any]) -> nn.Module:
-        """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds."""
+        """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds; on the
+        device of ``relu``.
+        """
         if self.levels == RELU:
             return copy.deepcopy(relu)
         model = pascal_ext.replace_activations(relu) if self.start is None else load_qcfs(Path(self.start))
+        model.to(device_of(relu))
         layers = qcfs_layers(model)
         uniform = self.levels.isdecimal()
         plan = LevelPlan.uniform(layers, int(self.levels)) if uniform else LevelPlan.from_json(Path(self.levels))
@@ -136,12 +139,8 @@ def train(
     distils = run.recipe.distillation != "none"
     if distils and run.weights is None:
         raise InvalidArgumentError("distillation needs the ReLU network's weights")
-    student = run.student(relu, calibration).train()
-    module = FineTuning(student, source, run.recipe, relu if distils else None, seed=run.seed, compiled=compiled)
-    callbacks = [
-        L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False),
-        _Remember(run),
-    ]
+    remember = L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False)
+    callbacks: list[L.Callback] = [remember, _Remember(run)]
     if run.reallocate_at is not None:
         plan = output / "reallocated.json"
         callbacks.append(Reallocate(run.reallocate_at, run.strategy, run.mean_levels, calibration, plan))
@@ -155,12 +154,14 @@ def train(
         gradient_clip_val=run.recipe.clip,
         **trainer,
     )
+    device = lightning.strategy.root_device
+    student = run.student(relu.to(device), calibration).train()
+    module = FineTuning(student, source, run.recipe, relu if distils else None, seed=run.seed, compiled=compiled)
     lightning.fit(module, images, ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None
     if run.recipe.batch_norm_images:
-        count, device = run.recipe.batch_norm_images, module.device
-        estimate_batch_norms(student.to(device), source, images.train, count, run.seed)
+        estimate_batch_norms(student.to(device), source, images.train, run.recipe.batch_norm_images, run.seed)
     layers = qcfs_layers(student)
     if run.levels == RELU:
         torch.save(
@@ -176,8 +177,8 @@ def train(
         "dataset": source.title,
         "plan": {name: layer.levels for name, layer in layers.items()},
         "test_images": len(images.test),  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
-        "accuracy": accuracy(student.to(module.device), test),
-        "relu_accuracy": accuracy(relu.to(module.device), test) if run.weights is not None else None,
+        "accuracy": accuracy(student.to(device), test),
+        "relu_accuracy": accuracy(relu.to(device), test) if run.weights is not None else None,
         "processes": lightning.world_size,
         **environment,
     }

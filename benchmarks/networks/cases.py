@@ -80,7 +80,8 @@ CASES = {
 }
 GPU_CASES = {
     "resnet18-224-b64": Case("torchvision.resnet18", 224, 64),
-    "resnet34-224-b64": Case("torchvision.resnet34", 224, 64),
+    "resnet18-224-b256": Case("torchvision.resnet18", 224, 256),
+    "resnet34-224-b256": Case("torchvision.resnet34", 224, 256),
 }
 VARIANTS = (
     Variant("counts"),

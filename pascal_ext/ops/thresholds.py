@@ -45,7 +45,8 @@ def broadcastable(threshold: Tensor | float, like: Tensor, channel_dim: int) -> 
         InvalidArgumentError: ``threshold`` is neither scalar nor of shape [C].
     """
     if not isinstance(threshold, Tensor):
-        return torch.tensor(threshold, dtype=accumulation_dtype(like.dtype), device=like.device)
+        # not torch.tensor, which copies to a GPU and waits for it
+        return torch.full((), threshold, dtype=accumulation_dtype(like.dtype), device=like.device)
     threshold = threshold.to(accumulation_dtype(like.dtype))
     if threshold.numel() == 1:
         return threshold.reshape(())
@@ -56,3 +57,11 @@ def broadcastable(threshold: Tensor | float, like: Tensor, channel_dim: int) -> 
             f"{channels} channels in dimension {channel_dim} of an input of shape {tuple(like.shape)}"
         )
     return threshold.reshape(-1, *[1] * (like.ndim - channel_dim - 1))
+
+
+def exactly(number: int, like: Tensor) -> Tensor | int:
+    """``number``, in such a form that dividing ``like`` by it rounds once, on every device.
+
+    Where a tensor on a GPU is divided by a Python number, torch multiplies by the rounded reciprocal instead.
+    """
+    return number if like.device.type == "cpu" else like.new_full((), number)

@@ -147,7 +147,7 @@ def test_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cases_and_variants_of_a_gpu() -> None:
-    assert list(GPU_CASES) == ["resnet18-224-b64", "resnet34-224-b64"]
+    assert list(GPU_CASES) == ["resnet18-224-b64", "resnet18-224-b256", "resnet34-224-b256"]
     assert variants_of("resnet34-224", Device.CPU) == (Variant("spikes", chunk=1),)
     assert variants_of("resnet18-224", Device.CPU) == VARIANTS
     names = [variant.name for variant in variants_of("resnet18-224-b64", Device.CUDA)]

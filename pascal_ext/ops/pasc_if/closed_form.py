@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
+from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable, exactly
 
 
 def closed_form(total: Tensor, threshold: Tensor, levels: int, window: int = 1, out: Tensor | None = None) -> Tensor:
@@ -29,7 +29,7 @@ def shifted(total: Tensor, threshold: Tensor, levels: int, window: int = 1, out:
     """``z·L/λ + 1/2``, whose floor is the count; see :func:`closed_form`."""
     if are_powers_of_two(levels, window):
         return torch.div(total, threshold * (window / levels), out=out).add_(0.5)
-    mean = total if window == 1 else torch.div(total, window, out=out)
+    mean = total if window == 1 else torch.div(total, exactly(window, total), out=out)
     return torch.mul(mean, levels, out=out).div_(threshold).add_(0.5)
 
 
@@ -46,4 +46,5 @@ def quantise(z: Tensor, threshold: Tensor | float, levels: int, channel_dim: int
 def activation(counts: Tensor, threshold: Tensor | float, levels: int, dtype: torch.dtype) -> Tensor:
     """``λ/L · k``, what a layer's counts [N, C, ...] stand for."""
     accumulate = counts if counts.is_floating_point() else counts.to(accumulation_dtype(dtype))
-    return accumulate.mul(broadcastable(threshold, accumulate, 1) / levels).to(dtype)
+    by = broadcastable(threshold, accumulate, 1)
+    return accumulate.mul(by / exactly(levels, by)).to(dtype)

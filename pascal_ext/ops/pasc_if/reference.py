@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
+from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable, exactly
 
 
 def pasc_if_reference(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
@@ -20,7 +20,7 @@ def pasc_if_reference(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -
     window = x_seq.shape[0]
     threshold = broadcastable(v_threshold, x_seq, channel_dim=2)
     currents = x_seq.to(accumulation_dtype(x_seq.dtype)) * threshold.sign()
-    theta = threshold.abs() * window / levels
+    theta = threshold.abs() * window / exactly(levels, threshold)
 
     v = (theta / 2).expand_as(currents[0]).clone()
     count = torch.zeros_like(v, dtype=torch.int32)
