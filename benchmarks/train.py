@@ -71,8 +71,9 @@ class Run:
         return data.SOURCES[self.dataset]
 
     def student(self, relu: nn.Module, calibration: DataLoader[Any]) -> nn.Module:
-        """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds; on the
-        device of ``relu``.
+        """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds.
+
+        It is on the device of ``relu``.
         """
         if self.levels == RELU:
             return copy.deepcopy(relu)
