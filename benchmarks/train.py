@@ -39,8 +39,9 @@ class Run:
         dataset: name in :data:`benchmarks.data.SOURCES`.
         model: see :func:`benchmarks.models.build`.
         levels: the number of levels of every layer, or a plan's JSON file; ``"relu"``: activations stay as they are.
-        weights: a ReLU checkpoint to start from; from scratch where there is none.
-        start: a QCFS network that this benchmark has trained, to go on from; ``weights`` are then the teacher's.
+        weights: a ReLU checkpoint to start from, and the teacher; from scratch where there is none.
+        start: a QCFS network that this benchmark has trained, to go on from.
+        teacher: another ReLU network to distil from, ``NAME=FILE``.
         per_channel: a threshold for each channel instead of one for each layer.
         calibration_images: how many training images thresholds (and plans) are derived from.
         epochs, batch_size, seed: as ever; the batch is that of one process.
@@ -54,6 +55,7 @@ class Run:
     levels: str
     weights: str | None
     start: str | None
+    teacher: str | None
     per_channel: bool
     calibration_images: int
     epochs: int
@@ -69,6 +71,19 @@ class Run:
         if self.dataset not in data.SOURCES:
             raise InvalidArgumentError(f"no data set {self.dataset!r}; choose one of {list(data.SOURCES)}")
         return data.SOURCES[self.dataset]
+
+    def find_teacher(self, relu: nn.Module) -> nn.Module | None:
+        """The ReLU network to distil from: ``relu``, unless the run names another one."""
+        if self.recipe.distillation == "none":
+            return None
+        if self.teacher is None:
+            if self.weights is None:
+                raise InvalidArgumentError("distillation needs the ReLU network's weights, or another teacher")
+            return relu
+        name, separator, file = self.teacher.partition("=")
+        if not separator:
+            raise InvalidArgumentError(f"the teacher {self.teacher!r} is not of the form NAME=FILE")
+        return load_relu(name, self.source().classes, Path(file))
 
     def student(self, relu: nn.Module, calibration: DataLoader[Any]) -> nn.Module:
         """``relu`` with QCFS activations, or the network to go on from, at the run's levels and first thresholds.
@@ -137,9 +152,7 @@ def train(
         relu = load_relu(run.model, source.classes, Path(run.weights))
     if run.levels == RELU and (run.start is not None or run.reallocate_at is not None):
         raise InvalidArgumentError("a ReLU network has no levels: --start and --reallocate-at do not go with it")
-    distils = run.recipe.distillation != "none"
-    if distils and run.weights is None:
-        raise InvalidArgumentError("distillation needs the ReLU network's weights")
+    teacher = run.find_teacher(relu)
     remember = L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [remember, _Remember(run)]
     if run.reallocate_at is not None:
@@ -157,7 +170,7 @@ def train(
     )
     device = lightning.strategy.root_device
     student = run.student(relu.to(device), calibration).train()
-    module = FineTuning(student, source, run.recipe, relu if distils else None, seed=run.seed, compiled=compiled)
+    module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, compiled=compiled)
     lightning.fit(module, images, ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None
@@ -235,6 +248,7 @@ def main(
     start: Annotated[
         Path | None, typer.Option(help="A model.pt to go on from, levels changed.", dir_okay=False)
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="NAME=FILE of another ReLU network to distil from.")] = None,
     levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file, or 'relu'.")] = "4",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A threshold for each channel.")] = False,
     calibration_images: Annotated[int, typer.Option(min=1)] = 1000,
@@ -285,6 +299,7 @@ def main(
             levels=levels,
             weights=None if weights is None else str(weights),
             start=None if start is None else str(start),
+            teacher=teacher,
             per_channel=per_channel,
             calibration_images=calibration_images,
             epochs=epochs,

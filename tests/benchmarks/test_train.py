@@ -45,6 +45,7 @@ def run(tiny: str, weights: str) -> train.Run:
         levels="4",
         weights=weights,
         start=None,
+        teacher=None,
         per_channel=False,
         calibration_images=10,
         epochs=2,
