@@ -65,5 +65,5 @@ def _checked(x_seq: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         )
     dtype = accumulation_dtype(x_seq.dtype)
     if not isinstance(threshold, Tensor):
-        threshold = torch.tensor(threshold, dtype=dtype, device=x_seq.device)
+        threshold = torch.full((), threshold, dtype=dtype, device=x_seq.device)  # unlike torch.tensor, no copy to wait for
     return x_seq, threshold

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from pascal_ext import convert, verify
-from pascal_ext.ops.pasc_if import pasc_if_settled, quantise
-from pascal_ext.ops.pasc_if.ties import TIE
+from benchmarks.models import build
+from pascal_ext import calibrate, convert, replace_activations, verify
+from pascal_ext.ops.pasc_if import pasc_if_settled, quantise, ties
+from pascal_ext.ops.pasc_if.ties import TIE, margin
 from pascal_ext.tracing import qcfs_layers
-from tests.networks import EXACT, quantised
+from tests.networks import EXACT, alive, quantised
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -95,6 +97,51 @@ def test_ties_in_a_network(name: str) -> None:
     unsettled = verify(qcfs, snn, data, progress=False)
     assert unsettled.ties == 0
     assert unsettled.mismatched_counts >= report.ties
+
+
+class TF32Conv(nn.Conv2d):
+    """A convolution whose factors are rounded to TF32, as tensor cores do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(tf32(x), tf32(self.weight), self.bias, self.stride, self.padding)
+
+
+def tf32(x: Tensor) -> Tensor:
+    """float32 with 10 bits of mantissa, rounded to the nearest."""
+    bits = x.view(torch.int32)
+    return ((bits + 0x0FFF + (bits >> 13 & 1)) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:layer .* is dead")
+@pytest.mark.parametrize("levels", [3, 8])
+def test_what_tf32_rounds_is_settled(monkeypatch: pytest.MonkeyPatch, levels: int) -> None:
+    """As on CUDA, where convolutions are in TF32 unless one asks for float32."""
+    relu = alive(build("resnet20", 10))
+    images = torch.randn(8, 3, 32, 32)
+    qcfs = calibrate(replace_activations(relu, levels), [images], per_channel=True, progress=False)
+    snn = convert(qcfs)
+    monkeypatch.setattr(nn.Conv2d, "forward", TF32Conv.forward)
+    assert verify(qcfs, snn, [images], progress=False).mismatched_counts > 0
+    monkeypatch.setattr(ties, "_allows_tf32", lambda: True)
+    monkeypatch.setattr(ties, "margin", lambda levels, dtype, device: margin(levels, dtype, "cuda"))
+    snn.reset()
+    report = verify(qcfs, snn, [images], progress=False)
+    assert report.mismatched_counts == 0
+    assert report.ties > 0
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_margin_knows_what_torch_may_do(allowed: bool) -> None:
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = allowed
+    try:
+        assert margin(4, torch.float32, "cpu") == 4 * TIE * EPS
+        assert margin(4, torch.float64, "cuda") < 1e-12
+        assert margin(4, torch.bfloat16, "cuda") == 0.5
+        assert margin(4, torch.float32, "cuda") == 4 * TIE * (2.0**-11 if allowed else EPS)
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def test_planted_faults_are_not_settled() -> None:

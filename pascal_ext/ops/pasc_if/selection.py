@@ -16,8 +16,9 @@ from pascal_ext.errors import BackendError, InvalidArgumentError
 _logger = logging.getLogger("pascal_ext")
 _backends: dict[str, Backend] = {}
 
-# By type of device, what "auto" tries in turn; elsewhere "torch".
-AUTO: dict[str, tuple[str, ...]] = {"cuda": ("triton", "cupy", "torch")}
+# By type of device, what "auto" tries in turn; elsewhere "torch". Where there is no Triton there is CuPy for those who
+# ask for it; its kernel has run on a GPU, but has not been held against the reference there.
+AUTO: dict[str, tuple[str, ...]] = {"cuda": ("triton", "torch")}
 
 
 def _nothing(*_: object) -> str:

@@ -7,10 +7,13 @@ tie is
 
     |u − b|  <=  min(TIE · ε · L, 1/2),    u = z·L/λ + 1/2,    b the nearest boundary between two levels
 
-with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. Where torch may round float32 factors
-to TF32 (on CUDA, convolutions by default), λ/L · k and the spikes that stand for it are rounded apart before anything
-is added up, by up to 2⁻¹¹ each, and a tie is up to 16 times that wide, times L. In float32 about one neuron in a
+with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. In float32 about one neuron in a
 million falls on the other side of its boundary than in the ANN, and in a deep network one flipped spike flips others.
+
+Where torch may round the factors of float32 products to TF32, as convolutions on CUDA by default, λ/L · k and the
+spikes that stand for it are rounded apart before anything is added up, and ε is TF32's 2⁻¹¹. About one neuron in a
+thousand then falls on the other side.
+
 So the counts of a pass in the ANN's own arithmetic settle ties, between the two levels that meet at the boundary, and
 nothing else: a count further away stands as simulated. (In half precision the currents themselves are known to about a
 level only, and the margin is all there is: the ANN's rounding then decides between neighbouring levels.)
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor
 
 TIE = 64.0
-TF32_TIE = 16 * 2.0**-11
+TF32_EPSILON = 2.0**-11
 
 
 def margin(levels: int, dtype: torch.dtype, device: str) -> float:
@@ -34,7 +37,7 @@ def margin(levels: int, dtype: torch.dtype, device: str) -> float:
         device: its type.
     """
     is_tf32 = dtype == torch.float32 and device == "cuda" and _allows_tf32()
-    return min(levels * (TF32_TIE if is_tf32 else TIE * torch.finfo(dtype).eps), 0.5)
+    return min(TIE * (TF32_EPSILON if is_tf32 else torch.finfo(dtype).eps) * levels, 0.5)
 
 
 def _allows_tf32() -> bool:
