@@ -34,7 +34,8 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
         levels: L, the number of levels and of emitted timesteps.
         backend: ``"torch"`` (closed form), ``"reference"`` (the paper's three stages, step by step), ``"triton"`` or
             ``"cupy"`` (one fused kernel on a GPU), ``"host"`` (stage 1 on SpikingJelly's own integrate-and-fire neuron,
-            once :mod:`pascal_ext.adapters.spikingjelly` is imported), or ``"auto"``, which is ``"torch"``.
+            once :mod:`pascal_ext.adapters.spikingjelly` is imported), or ``"auto"``: ``"triton"`` on CUDA where it is
+            installed, else ``"torch"``.
 
     Returns:
         Spikes, [levels, N, ...], 0 or 1, in the dtype of ``x_seq``; all ones come first.
