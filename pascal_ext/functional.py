@@ -66,5 +66,5 @@ def _checked(x_seq: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         )
     dtype = accumulation_dtype(x_seq.dtype)
     if not isinstance(threshold, Tensor):
-        threshold = torch.full((), threshold, dtype=dtype, device=x_seq.device)  # unlike torch.tensor, no copy to wait for
+        threshold = torch.full((), threshold, dtype=dtype, device=x_seq.device)  # torch.tensor would wait for a copy
     return x_seq, threshold

@@ -327,6 +327,23 @@ def test_auto_falls_back_with_the_reasons(monkeypatch: pytest.MonkeyPatch, caplo
     assert "not 'triton': triton is not installed" in caplog.text
 
 
+def test_auto_passes_over_what_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As Triton does where there is no C compiler."""
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    selection._fastest.cache_clear()
+    monkeypatch.setattr(selection, "_backends", dict(selection._backends))
+    monkeypatch.setattr(selection, "AUTO", {"cpu": ("broken", "torch")})
+    selection.register_backend("broken", selection.Backend(broken, broken))
+    with caplog.at_level(logging.INFO, "pascal_ext"):
+        assert functional.pasc_if(torch.ones(1, 2), 1.0, 4).sum() == 8
+        assert selection.select("auto", torch.ones(1, 2))[0] == "torch"
+    selection._fastest.cache_clear()
+    assert caplog.text.count("not 'broken': RuntimeError: Failed to find C compiler") == 1
+
+
 def test_an_own_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     known = selection._backends["torch"]

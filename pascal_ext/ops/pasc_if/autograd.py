@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.pasc_if.activation import quantised_activation
 from pascal_ext.ops.pasc_if.gradient import activation_gradient, train_gradient
+from pascal_ext.ops.pasc_if.qcfs import quantised_activation
 from pascal_ext.ops.pasc_if.vectorised import pasc_if_settled, pasc_if_vectorised
 
 

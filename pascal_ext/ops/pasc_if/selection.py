@@ -97,14 +97,26 @@ def select(name: str, x_seq: Tensor) -> tuple[str, Backend]:
 @functools.cache
 def _fastest(device: str, dtype: torch.dtype) -> str:
     passed: list[str] = []
-    example = torch.empty((1, 1), dtype=dtype, device="meta" if device == "meta" else device)
-    for name in AUTO.get(device, ("torch",)):
+    example = torch.zeros((1, 1), dtype=dtype, device="meta" if device == "meta" else device)
+    names = AUTO.get(device, ("torch",))
+    for name in names:
         reason = _backends[name].missing() or _backends[name].refuses(example)
+        if not reason and name != names[-1]:
+            reason = _fails(_backends[name], example)
         if not reason:
             _logger.info("backend 'auto' is %r for %s on %s%s", name, dtype, device, "".join(passed))
             return name
         passed.append(f"; not {name!r}: {reason}")
     raise BackendError(f"no backend can run on {device}{''.join(passed)}")
+
+
+def _fails(backend: Backend, example: Tensor) -> str:
+    """How a backend that should run fails: Triton, for one, where there is no C compiler; empty where it does not."""
+    try:
+        backend.spikes(example, torch.ones((), device=example.device), 1)
+    except Exception as error:  # whatever a toolchain may raise
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def installed(package: str, command: str) -> str:
