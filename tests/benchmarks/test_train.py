@@ -22,7 +22,7 @@ import pascal_ext
 from benchmarks import data, rows, train
 from benchmarks.finetuning import FineTuning, Images, Recipe, estimate_batch_norms
 from benchmarks.models import build
-from benchmarks.models.checkpoints import load_qcfs
+from benchmarks.models.checkpoints import load_qcfs, load_relu
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.tracing import qcfs_layers
 
@@ -120,6 +120,19 @@ def test_a_compiled_step_is_the_same_step() -> None:
         loss.backward()
         found.append((loss, logits, [parameter.grad for parameter in trainee.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_another_teacher(run: train.Run, tree: Path, tmp_path: Path) -> None:
+    """It teaches also where the student has no weights to start from."""
+    recipe = Recipe(distillation="kl")
+    named = dataclasses.replace(run, weights=None, teacher=f"{run.model}={run.weights}", recipe=recipe)
+    teacher = named.find_teacher(build(run.model, 10))
+    assert teacher is not None
+    assert same(teacher, load_relu(run.model, 10, Path(str(run.weights))))
+    assert train.train(named, tree, tmp_path / "out", **QUIET) is not None
+    with pytest.raises(InvalidArgumentError, match="NAME=FILE"):
+        dataclasses.replace(named, teacher="relu.pt").find_teacher(teacher)
+    assert dataclasses.replace(named, recipe=Recipe()).find_teacher(teacher) is None
 
 
 def test_a_relu_network_is_trained_and_can_be_the_start(run: train.Run, tree: Path, tmp_path: Path) -> None:
