@@ -23,6 +23,7 @@ from benchmarks import data, rows, train
 from benchmarks.finetuning import FineTuning, Images, Recipe, estimate_batch_norms
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu
+from benchmarks.training_run import FIRST_THRESHOLD, Run
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.tracing import qcfs_layers
 
@@ -38,8 +39,8 @@ def weights(tmp_path: Path, tiny: str) -> str:
 
 
 @pytest.fixture
-def run(tiny: str, weights: str) -> train.Run:
-    return train.Run(
+def run(tiny: str, weights: str) -> Run:
+    return Run(
         dataset="cifar10-jpeg",
         model=tiny,
         levels="4",
@@ -58,7 +59,7 @@ def run(tiny: str, weights: str) -> train.Run:
     )
 
 
-def trained(run: train.Run, tree: Path, output: Path, **options: Any) -> nn.Module:
+def trained(run: Run, tree: Path, output: Path, **options: Any) -> nn.Module:
     row = train.train(run, tree, output, **QUIET, **options)
     assert row is not None
     return load_qcfs(output / "model.pt")
@@ -122,7 +123,7 @@ def test_a_compiled_step_is_the_same_step() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
 
 
-def test_another_teacher(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_another_teacher(run: Run, tree: Path, tmp_path: Path) -> None:
     """It teaches also where the student has no weights to start from."""
     recipe = Recipe(distillation="kl")
     named = dataclasses.replace(run, weights=None, teacher=f"{run.model}={run.weights}", recipe=recipe)
@@ -135,7 +136,7 @@ def test_another_teacher(run: train.Run, tree: Path, tmp_path: Path) -> None:
     assert dataclasses.replace(named, recipe=Recipe()).find_teacher(teacher) is None
 
 
-def test_a_relu_network_is_trained_and_can_be_the_start(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_a_relu_network_is_trained_and_can_be_the_start(run: Run, tree: Path, tmp_path: Path) -> None:
     relu = dataclasses.replace(run, levels="relu")
     row = train.train(relu, tree, tmp_path / "relu", **QUIET)
     assert row is not None
@@ -150,7 +151,7 @@ def test_a_relu_network_is_trained_and_can_be_the_start(run: train.Run, tree: Pa
 
 
 @pytest.mark.parametrize("changed", [{"start": "model.pt"}, {"reallocate_at": 1}])
-def test_a_relu_network_has_no_levels(run: train.Run, tree: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_relu_network_has_no_levels(run: Run, tree: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match="no levels"):
         train.train(dataclasses.replace(run, levels="relu", **changed), tree, tmp_path / "out", **QUIET)
 
@@ -158,7 +159,7 @@ def test_a_relu_network_has_no_levels(run: train.Run, tree: Path, tmp_path: Path
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("distillation", ["none", "kl"])
 def test_everything_is_trained_and_the_row_says_so(
-    run: train.Run, tree: Path, tmp_path: Path, per_channel: bool, distillation: str
+    run: Run, tree: Path, tmp_path: Path, per_channel: bool, distillation: str
 ) -> None:
     recipe = Recipe(distillation=distillation)
     run = dataclasses.replace(run, per_channel=per_channel, recipe=recipe)
@@ -183,14 +184,14 @@ def test_everything_is_trained_and_the_row_says_so(
     assert row == json.loads(json.dumps(row))
 
 
-def test_a_network_learns(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_a_network_learns(run: Run, tree: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(run, epochs=20, batch_size=20, recipe=Recipe(lr=0.1))
     row = train.train(run, tree, tmp_path / "out", **QUIET)
     assert row is not None
     assert row["accuracy"] >= 40  # chance is 10
 
 
-def test_thresholds_stay_positive(run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thresholds_stay_positive(run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     floors: dict[str, torch.Tensor] = {}
 
     def hostile(recipe: Recipe, logits: torch.Tensor, *_: object) -> torch.Tensor:
@@ -219,7 +220,7 @@ def stop_before(epoch: int) -> Callable[..., None]:
 
 
 def test_an_interrupted_run_goes_on_as_it_would_have(
-    run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(run, tree, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -229,7 +230,7 @@ def test_an_interrupted_run_goes_on_as_it_would_have(
     assert same(trained(run, tree, tmp_path / "cut"), whole)
 
 
-def test_only_the_same_run_is_resumed(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_only_the_same_run_is_resumed(run: Run, tree: Path, tmp_path: Path) -> None:
     trained(run, tree, tmp_path / "out")
     other = dataclasses.replace(run, levels="2", seed=1)
     with pytest.raises(InvalidArgumentError, match=r"another levels, seed; choose another --output, or --restart"):
@@ -237,7 +238,7 @@ def test_only_the_same_run_is_resumed(run: train.Run, tree: Path, tmp_path: Path
     assert set(qcfs_layers(trained(other, tree, tmp_path / "out", resume=False)).values())
 
 
-def test_the_seed_decides(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_the_seed_decides(run: Run, tree: Path, tmp_path: Path) -> None:
     first = trained(run, tree, tmp_path / "first")
     assert same(trained(run, tree, tmp_path / "again"), first)
     assert not same(trained(dataclasses.replace(run, seed=1), tree, tmp_path / "other"), first)
@@ -256,7 +257,7 @@ def test_epochs_are_shuffled_differently() -> None:
     assert orders[0] != orders[1]
 
 
-def test_a_plan_gives_each_layer_its_levels(run: train.Run, tree: Path, tmp_path: Path, tiny: str) -> None:
+def test_a_plan_gives_each_layer_its_levels(run: Run, tree: Path, tmp_path: Path, tiny: str) -> None:
     names = list(qcfs_layers(pascal_ext.replace_activations(build(tiny, 10))))
     plan = pascal_ext.LevelPlan({name: 1 + index % 3 for index, name in enumerate(names)})
     plan.to_json(tmp_path / "edited.json")
@@ -268,18 +269,18 @@ def test_a_plan_gives_each_layer_its_levels(run: train.Run, tree: Path, tmp_path
         train.train(dataclasses.replace(run, levels=str(tmp_path / "wrong.json")), tree, tmp_path / "wrong", **QUIET)
 
 
-def test_from_scratch(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_from_scratch(run: Run, tree: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(run, weights=None)
     row = train.train(run, tree, tmp_path / "out", **QUIET)
     assert row is not None
     assert row["relu_accuracy"] is None
     thresholds = [layer.threshold.item() for layer in qcfs_layers(load_qcfs(tmp_path / "out" / "model.pt")).values()]
-    assert all(math.isclose(threshold, train.FIRST_THRESHOLD, rel_tol=0.5) for threshold in thresholds)
+    assert all(math.isclose(threshold, FIRST_THRESHOLD, rel_tol=0.5) for threshold in thresholds)
     with pytest.raises(InvalidArgumentError, match="distillation needs the ReLU network's weights"):
         train.train(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "kl", **QUIET)
 
 
-def test_training_goes_on_at_other_levels(run: train.Run, tree: Path, tmp_path: Path, tiny: str) -> None:
+def test_training_goes_on_at_other_levels(run: Run, tree: Path, tmp_path: Path, tiny: str) -> None:
     """Only the layers whose levels change get new thresholds, and a network of another model is refused."""
     first = trained(dataclasses.replace(run, per_channel=True), tree, tmp_path / "first")
     start = str(tmp_path / "first" / "model.pt")
@@ -299,7 +300,7 @@ def test_training_goes_on_at_other_levels(run: train.Run, tree: Path, tmp_path: 
 
 
 def test_levels_are_reallocated_once_and_kept_on_resuming(
-    run: train.Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     allocate = pascal_ext.allocate
@@ -342,7 +343,7 @@ def test_batch_norms_know_the_training_images() -> None:
     assert not torch.allclose(model[1].running_mean, currents.mean((0, 2, 3)), rtol=1e-6), "as many as were asked for"
 
 
-def test_the_result_converts_exactly(run: train.Run, tree: Path, tmp_path: Path) -> None:
+def test_the_result_converts_exactly(run: Run, tree: Path, tmp_path: Path) -> None:
     model = trained(run, tree, tmp_path / "out")
     test = data.loader(SOURCE, data.read(SOURCE, tree, "test"), 20)
     assert pascal_ext.verify(model, pascal_ext.convert(model), test, progress=False).mismatched_predictions == 0
