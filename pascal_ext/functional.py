@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.ops import pasc_if as _kernels
-from pascal_ext.ops.thresholds import accumulation_dtype
+from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 from pascal_ext.plan import check_levels
 
 __all__ = ["pasc_if", "pasc_if_counts"]
@@ -64,7 +63,5 @@ def _checked(x_seq: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         raise InvalidArgumentError(
             f"x_seq must be [T1, N, ...] with at least one timestep, got shape {tuple(x_seq.shape)}"
         )
-    dtype = accumulation_dtype(x_seq.dtype)
-    if not isinstance(threshold, Tensor):
-        threshold = torch.full((), threshold, dtype=dtype, device=x_seq.device)  # torch.tensor would wait for a copy
-    return x_seq, threshold
+    accumulation_dtype(x_seq.dtype)  # raises where there is none
+    return x_seq, threshold if isinstance(threshold, Tensor) else broadcastable(threshold, x_seq, 2)

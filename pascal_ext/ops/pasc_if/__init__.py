@@ -3,7 +3,7 @@
 from pascal_ext.ops.pasc_if.autograd import qcfs_activation
 from pascal_ext.ops.pasc_if.closed_form import activation, quantise
 from pascal_ext.ops.pasc_if.operator import pasc_if, pasc_if_counts, pasc_if_settled
-from pascal_ext.ops.pasc_if.qcfs import counts_and_activation, quantised_activation
+from pascal_ext.ops.pasc_if.qcfs import counts_and_activation
 from pascal_ext.ops.pasc_if.selection import Backend, backend_names, check_backend, register_backend, select
 from pascal_ext.ops.pasc_if.vectorised import train_of, window_mean
 
@@ -18,7 +18,6 @@ __all__ = [
     "pasc_if_settled",
     "qcfs_activation",
     "quantise",
-    "quantised_activation",
     "register_backend",
     "select",
     "train_of",
