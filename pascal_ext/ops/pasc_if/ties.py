@@ -11,8 +11,8 @@ with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8
 million falls on the other side of its boundary than in the ANN, and in a deep network one flipped spike flips others.
 
 Where torch may round the factors of float32 products to TF32, as convolutions on CUDA by default, λ/L · k and the
-spikes that stand for it are rounded apart before anything is added up, and ε is TF32's 2⁻¹¹. About one neuron in a
-thousand then falls on the other side.
+spikes that stand for it are rounded apart before anything is added up, and ε is TF32's 2⁻¹¹. Far more neurons then fall
+on the other side than in float32.
 
 So the counts of a pass in the ANN's own arithmetic settle ties, between the two levels that meet at the boundary, and
 nothing else: a count further away stands as simulated. (In half precision the currents themselves are known to about a
