@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from torch.utils.data.distributed import DistributedSampler
 from benchmarks.data import Batch, Source, evenly, stacked
 from benchmarks.lightning_cpu import L
 from benchmarks.models.checkpoints import set_levels
-from pascal_ext.calibration import calibrate
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
 from pascal_ext.tracing import qcfs_layers
@@ -87,22 +85,6 @@ class Recipe:
         if step < rising:
             return (step + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def change_levels(student: nn.Module, levels: Mapping[str, int], loader: Iterable[Any], progress: bool = True) -> None:
-    """Give each layer of a QCFS network its number of levels in ``levels``.
-
-    Layers whose levels change get the thresholds that suit them (least squares, the other layers quantising); the rest
-    keep those that they have learnt.
-    """
-    layers = qcfs_layers(student)
-    LevelPlan(levels).check_layers(layers)
-    changed = [name for name, layer in layers.items() if layer.levels != levels[name]]
-    for name in changed:
-        layers[name].levels = levels[name]
-    if changed:
-        per_channel = any(layer.threshold.numel() > 1 for layer in layers.values())
-        calibrate(student, loader, only=changed, per_channel=per_channel, progress=progress)
 
 
 @torch.no_grad()
@@ -197,13 +179,8 @@ class FineTuning(L.LightningModule):
         self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
         self._objective = torch.compile(self.objective, dynamic=False) if compiled else self.objective
         self._started = time.monotonic()
-        self.floors: dict[str, Tensor] = {}
-        self.set_floors()
-
-    def set_floors(self) -> None:
-        """Take the present thresholds as those that :attr:`Recipe.threshold_floor` is a share of."""
-        share = self.recipe.threshold_floor
-        self.floors = {name: layer.threshold.detach() * share for name, layer in qcfs_layers(self.student).items()}
+        share = recipe.threshold_floor
+        self.floors = {name: layer.threshold.detach() * share for name, layer in qcfs_layers(student).items()}
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images [N, 3, H, W] -> logits [N, C]."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pascal_ext
-from benchmarks.finetuning import FineTuning, change_levels
+from benchmarks.finetuning import FineTuning
 from benchmarks.lightning_cpu import L
+from benchmarks.models.checkpoints import set_levels
 
 
 class Reallocate(L.Callback):
@@ -37,7 +38,6 @@ class Reallocate(L.Callback):
         plan = pascal_ext.allocate(
             student, self.loader, strategy=self.strategy, mean_levels=self.mean_levels, progress=shown
         )
-        change_levels(student, plan, self.loader, progress=shown)
-        pl_module.set_floors()
+        set_levels(student, plan)
         if trainer.is_global_zero:
             plan.to_json(self.path)

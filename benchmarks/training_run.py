@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 import pascal_ext
 from benchmarks import data
-from benchmarks.finetuning import Recipe, change_levels
-from benchmarks.models.checkpoints import load_qcfs, load_relu
+from benchmarks.finetuning import Recipe
+from benchmarks.models.checkpoints import load_qcfs, load_relu, set_levels
 from pascal_ext.data import device_of
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
@@ -87,17 +87,15 @@ class Run:
             return copy.deepcopy(relu)
         model = pascal_ext.replace_activations(relu) if self.start is None else load_qcfs(Path(self.start))
         model.to(device_of(relu))
+        if self.start is not None and relu.state_dict().keys() - model.state_dict().keys():
+            raise InvalidArgumentError(f"{self.start!r} does not hold a QCFS network of the model {self.model!r}")
         layers = qcfs_layers(model)
         uniform = self.levels.isdecimal()
-        plan = LevelPlan.uniform(layers, int(self.levels)) if uniform else LevelPlan.from_json(Path(self.levels))
+        set_levels(
+            model, LevelPlan.uniform(layers, int(self.levels)) if uniform else LevelPlan.from_json(Path(self.levels))
+        )
         if self.start is not None:
-            if relu.state_dict().keys() - model.state_dict().keys():
-                raise InvalidArgumentError(f"{self.start!r} does not hold a QCFS network of the model {self.model!r}")
-            change_levels(model, plan, calibration)
-            return model
-        plan.check_layers(layers)
-        for name, layer in layers.items():
-            layer.levels = plan[name]
+            return model  # thresholds stay as learnt, at other levels too: calibration would undo what weights know
         if self.weights is None and not self.per_channel:
             for layer in layers.values():
                 torch.nn.init.constant_(layer.threshold, min(FIRST_THRESHOLD, layer.ceiling))

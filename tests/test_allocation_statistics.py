@@ -61,19 +61,15 @@ def test_thresholds_are_those_that_calibration_sets(per_channel: bool, levels: i
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_learnt_layer_keeps_its_function_at_its_levels_and_its_range_at_others(sign: float) -> None:
+def test_a_learnt_layer_keeps_its_thresholds_at_all_levels(sign: float) -> None:
     model = replace_activations(network(), 4)
     model.get_submodule("1").threshold.data = sign * torch.tensor([0.3, 0.5, 1.0, 0.1])
     model.get_submodule("3").threshold.data.fill_(0.4)
     layers = measured(model)
     for name, layer in layers.items():
         learnt = model.get_submodule(name).threshold.detach()
-        torch.testing.assert_close(layer.quantiser(4).threshold, learnt)
-        for levels in (1, 2, 3, 8, 64):
-            ratio = layer.quantiser(levels).threshold.detach() / learnt
-            assert ratio.allclose(ratio.flatten()[0])
-            assert 0 < float(ratio.flatten()[0]) <= 1
-        assert float(layer.scale(64)) > 0.95
+        for levels in (1, 2, 3, 4, 8, 64):
+            assert torch.equal(layer.quantiser(levels).threshold, learnt)
 
 
 @pytest.mark.parametrize("levels", [1, 4, 16])

@@ -61,9 +61,9 @@ def allocate(
       (:func:`pascal_ext.al_metric`, :func:`pascal_ext.allocation.metric.metric_losses`).
 
     A ReLU model is planned as if its activations were replaced by QCFS with thresholds of least squared error, as
-    :func:`pascal_ext.calibrate` sets them. A QCFS model is planned around what it has learnt: other levels get a
-    threshold of least squared error between 0 and the learnt one, and the measured loss is relative to the network as
-    it is, so ``"sensitivity"`` takes levels away where it costs least and gives none beyond those learnt.
+    :func:`pascal_ext.calibrate` sets them. A QCFS model is planned around what it has learnt: thresholds stay, at all
+    levels, and the measured loss is relative to the network as it is, so ``"sensitivity"`` takes levels away where it
+    costs least and gives none beyond those learnt.
 
     On several processes (``torch.distributed``), each gives the data that is its share, and all get the same plan.
 

@@ -59,8 +59,8 @@ class Layer:
         return not bool((self.histogram.largest > 0).any())
 
     def scale(self, levels: int) -> Tensor:
-        """λ in units at so many levels, scalar or [C]: what was learnt, or has the least squared error."""
-        if levels == self.levels:
+        """λ in units at so many levels, scalar or [C]: what was learnt, or else has the least squared error."""
+        if self.levels is not None:  # at other levels too: what follows the layer has learnt its range
             return torch.ones(1, dtype=torch.float64)
         scale = self.histogram.threshold(levels)
         return torch.where(scale > 0, scale, 1.0)  # of a dead channel: any will do
