@@ -15,10 +15,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from benchmarks.data import Batch, Source, evenly, stacked
 from benchmarks.lightning_cpu import L
-from benchmarks.models.checkpoints import set_levels
+from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import qcfs_layers
 
 DISTILLATIONS = ("none", "kl", "logits")
 
@@ -249,7 +247,7 @@ class FineTuning(L.LightningModule):
         checkpoint["floors"] = self.floors
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        set_levels(self.student, LevelPlan(checkpoint["levels"]))
+        set_levels(self.student, checkpoint["levels"])
         self.floors = checkpoint["floors"]
 
     def _inputs(self, images: Tensor) -> Tensor:

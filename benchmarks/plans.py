@@ -26,7 +26,7 @@ from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
 from pascal_ext import LevelPlan, calibrate, pareto, replace_activations
-from pascal_ext.tracing import qcfs_layers
+from pascal_ext.activations import qcfs_layers
 
 RESULTS = rows.RESULTS / "plans.jsonl"
 STRATEGIES = ("uniform", "sensitivity", "al")
@@ -87,10 +87,7 @@ def main(
 
 def quantised(ann: nn.Module, plan: LevelPlan, train: list[Any], **options: Any) -> nn.Module:
     """``ann`` with QCFS activations at the plan's levels, calibrated on ``train``."""
-    network = replace_activations(ann)
-    for name, layer in qcfs_layers(network).items():
-        layer.levels = plan[name]
-    return calibrate(network, train, **options).eval()
+    return calibrate(replace_activations(ann, plan), train, **options).eval()
 
 
 def show(done: list[dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pascal_ext
 from benchmarks.finetuning import FineTuning
 from benchmarks.lightning_cpu import L
-from benchmarks.models.checkpoints import set_levels
 
 
 class Reallocate(L.Callback):
@@ -38,6 +37,6 @@ class Reallocate(L.Callback):
         plan = pascal_ext.allocate(
             student, self.loader, strategy=self.strategy, mean_levels=self.mean_levels, progress=shown
         )
-        set_levels(student, plan)
+        pascal_ext.set_levels(student, plan)
         if trainer.is_global_zero:
             plan.to_json(self.path)

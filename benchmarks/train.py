@@ -21,10 +21,10 @@ from benchmarks.models import build
 from benchmarks.models.checkpoints import load_relu, save_qcfs
 from benchmarks.reallocation import Reallocate
 from benchmarks.training_run import RELU, Run
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError, PascalError
 from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import qcfs_layers
 
 
 def train(

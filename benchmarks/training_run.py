@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 import pascal_ext
 from benchmarks import data
 from benchmarks.finetuning import Recipe
-from benchmarks.models.checkpoints import load_qcfs, load_relu, set_levels
+from benchmarks.models.checkpoints import load_qcfs, load_relu
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import device_of
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import qcfs_layers
 
 RELU = "relu"
 FIRST_THRESHOLD = 3.0  # from scratch: three standard deviations of what a batch norm puts out
@@ -89,15 +89,12 @@ class Run:
         model.to(device_of(relu))
         if self.start is not None and relu.state_dict().keys() - model.state_dict().keys():
             raise InvalidArgumentError(f"{self.start!r} does not hold a QCFS network of the model {self.model!r}")
-        layers = qcfs_layers(model)
-        uniform = self.levels.isdecimal()
-        set_levels(
-            model, LevelPlan.uniform(layers, int(self.levels)) if uniform else LevelPlan.from_json(Path(self.levels))
-        )
+        levels = int(self.levels) if self.levels.isdecimal() else LevelPlan.from_json(Path(self.levels))
+        pascal_ext.set_levels(model, levels)
         if self.start is not None:
             return model  # thresholds stay as learnt, at other levels too: calibration would undo what weights know
         if self.weights is None and not self.per_channel:
-            for layer in layers.values():
+            for layer in qcfs_layers(model).values():
                 torch.nn.init.constant_(layer.threshold, min(FIRST_THRESHOLD, layer.ceiling))
         else:
             pascal_ext.calibrate(model, calibration, per_channel=self.per_channel)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pascal_ext import adapters, energy, errors, functional
+    from pascal_ext.activations import replace_activations, set_levels
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
     from pascal_ext.allocation.metric import al_metric
     from pascal_ext.allocation.planning import allocate, pareto
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pascal_ext.neuron import PascIF
     from pascal_ext.plan import LevelPlan
     from pascal_ext.qcfs import QCFS
-    from pascal_ext.tracing import replace_activations
     from pascal_ext.verification import verify
 
 __version__ = "0.1.0"
@@ -43,6 +43,7 @@ __all__ = [
     "register",
     "replace_activations",
     "save",
+    "set_levels",
     "unregister",
     "verify",
 ]
@@ -59,8 +60,9 @@ _HOMES = {
     "load": "io",
     "pareto": "allocation.planning",
     "register": "adapters.spikingjelly.registration",
-    "replace_activations": "tracing",
+    "replace_activations": "activations",
     "save": "io",
+    "set_levels": "activations",
     "unregister": "adapters.spikingjelly.registration",
     "verify": "verification",
 }

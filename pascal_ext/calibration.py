@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.correction import find_corrections, insert_bias_currents, settled
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import qcfs_layers
 
 M = TypeVar("M", bound=nn.Module)
 

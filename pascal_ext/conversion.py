@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
 from pascal_ext.allocation.planning import allocate
 from pascal_ext.calibration import calibrate
 from pascal_ext.counting import counts_graph
@@ -16,19 +17,16 @@ from pascal_ext.lowering import Lowering
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops.pasc_if import check_backend
-from pascal_ext.plan import LevelPlan, check_levels
-from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
+from pascal_ext.plan import Levels, levels_of
+from pascal_ext.tracing import trace
 
-DEFAULT_LEVELS = 8
 CALIBRATION_OPTIONS = frozenset({"method", "per_channel", "percentile", "correct"})
-
-Levels = int | Mapping[str, int] | LevelPlan | str
 
 
 def convert(
     model: nn.Module,
     dataloader: Iterable[Any] | None = None,
-    levels: Levels | None = None,
+    levels: Levels | str | None = None,
     *,
     execution: str = "spikes",
     backend: str = "auto",
@@ -97,7 +95,7 @@ def convert(
 
 
 def _quantise(
-    traced: fx.GraphModule, dataloader: Iterable[Any] | None, levels: Levels | None, options: Mapping[str, Any]
+    traced: fx.GraphModule, dataloader: Iterable[Any] | None, levels: Levels | str | None, options: Mapping[str, Any]
 ) -> fx.GraphModule:
     """``traced`` with QCFS activations only, calibrated, at the levels asked for."""
     learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
@@ -110,45 +108,14 @@ def _quantise(
     if levels == "auto" and plain:
         assert dataloader is not None
         levels = allocate(traced, dataloader, only=plain, progress=options["progress"])
-    plan = _plan(learnt, list(plain), levels)
+    elif isinstance(levels, str) and levels != "auto":
+        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping, a LevelPlan or 'auto'")
+    wanted = {} if levels is None or isinstance(levels, str) else levels_of(levels, [*learnt, *plain], learnt)
     if not plain:
         return traced
-    quantised = replace_activations(traced, DEFAULT_LEVELS)
-    for name, layer in qcfs_layers(quantised).items():
-        layer.levels = plan[name]
+    quantised = replace_activations(traced, wanted)
     assert dataloader is not None
     return calibrate(quantised, dataloader, only=plain, **options)
-
-
-def _plan(learnt: Mapping[str, int], plain: list[str], levels: Levels | None) -> LevelPlan:
-    """The levels of every layer.
-
-    Raises:
-        PlanError: ``levels`` names unknown layers, contradicts a learnt one, or is no plan at all.
-    """
-    names = [*learnt, *plain]
-    if levels is None or levels == "auto":
-        wanted: dict[str, int] = {}
-    elif isinstance(levels, str):
-        raise PlanError(f"levels={levels!r} is unknown; give a number, a mapping, a LevelPlan or 'auto'")
-    elif isinstance(levels, LevelPlan):
-        levels.check_layers(names)
-        wanted = dict(levels)
-    elif isinstance(levels, Mapping):
-        unknown = levels.keys() - set(names)
-        if unknown:
-            raise PlanError(f"levels names layers that the model does not have: {sorted(unknown)}; it has {names}")
-        wanted = {name: check_levels(value, f"levels of layer {name!r}") for name, value in levels.items()}
-    else:
-        wanted = dict.fromkeys(names, check_levels(levels))
-    clash = {name: (wanted[name], own) for name, own in learnt.items() if wanted.get(name, own) != own}
-    if clash:
-        told = ", ".join(f"{name!r}: {asked} asked, {own} learnt" for name, (asked, own) in clash.items())
-        raise PlanError(
-            f"levels disagrees with QCFS layers that learnt their thresholds at other levels ({told}). Leave levels "
-            "out, or set .levels on the QCFS modules and calibrate or fine-tune again"
-        )
-    return LevelPlan({**dict.fromkeys(plain, DEFAULT_LEVELS), **wanted, **learnt})
 
 
 def _check_thresholds(quantised: fx.GraphModule) -> None:

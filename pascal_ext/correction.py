@@ -20,12 +20,13 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from pascal_ext import distributed
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.lockstep import Lockstep
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import qcfs_layers, trace
+from pascal_ext.tracing import trace
 
 SUFFIX = "_bias_current"  # of the parameter's name, after the layer's
 BINS_PER_THRESHOLD = 1024  # of the histograms of pre-activations: 128 bins a level at L = 8

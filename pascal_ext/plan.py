@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex
 from pascal_ext.errors import PlanError
 
 FORMAT_VERSION = 1
+DEFAULT_LEVELS = 8
 
 
 def check_levels(levels: SupportsIndex, where: str = "levels") -> int:
@@ -134,3 +135,40 @@ class LevelPlan(Mapping[str, int]):
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"not a level plan: {type(error).__name__}: {error}") from None
+
+
+Levels = int | Mapping[str, int] | LevelPlan
+
+
+def levels_of(levels: Levels, names: Iterable[str], learnt: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Layer name -> the levels that ``levels`` asks for; layers that a mapping does not name are left out.
+
+    Args:
+        levels: one number for the layers ``names``, a mapping for any of them, or a plan for exactly them.
+        names: of the layers.
+        learnt: layers that have their levels already, and keep them. A mapping may name them, and a plan has to.
+
+    Raises:
+        PlanError: a level is not a whole number of at least 1, ``levels`` names other layers, or contradicts a learnt
+            one.
+    """
+    learnt = learnt or {}
+    known = [*dict.fromkeys([*learnt, *names])]
+    if isinstance(levels, LevelPlan):
+        levels.check_layers(known)
+        wanted = dict(levels)
+    elif isinstance(levels, Mapping):
+        unknown = levels.keys() - set(known)
+        if unknown:
+            raise PlanError(f"levels names layers that the model does not have: {sorted(unknown)}; it has {known}")
+        wanted = {name: check_levels(value, f"levels of layer {name!r}") for name, value in levels.items()}
+    else:
+        wanted = dict.fromkeys(names, check_levels(levels))
+    clash = {name: (wanted[name], own) for name, own in learnt.items() if wanted.get(name, own) != own}
+    if clash:
+        told = ", ".join(f"{name!r}: {asked} asked, {own} learnt" for name, (asked, own) in clash.items())
+        raise PlanError(
+            f"levels disagrees with QCFS layers that learnt their thresholds at other levels ({told}). Leave levels "
+            "out, or change them with pascal_ext.set_levels and fine-tune again"
+        )
+    return wanted

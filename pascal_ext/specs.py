@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pascal_ext.activations import replace_activations
 from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.image_tree import ImageTree
 from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import qcfs_layers, replace_activations
 
 
 def import_object(spec: str) -> Any:
@@ -56,7 +56,10 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     if qcfs is not None:
-        model = _with_levels(model, parse_levels(qcfs))
+        levels = parse_levels(qcfs)
+        if isinstance(levels, str):
+            raise InvalidArgumentError(f"a trained QCFS model has its levels: give a number or a plan, not {levels!r}")
+        model = replace_activations(model, levels)
     if weights is not None:
         state = _read_weights(weights)
         if isinstance(model, fx.GraphModule):
@@ -67,19 +70,6 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
             hint = "; is --qcfs missing?" if ".threshold" in str(error) and qcfs is None else ""
             raise InvalidArgumentError(f"the weights of {str(weights)!r} do not fit {spec!r}: {error}{hint}") from None
     return model.eval()
-
-
-def _with_levels(model: nn.Module, levels: int | str | LevelPlan) -> nn.Module:
-    if isinstance(levels, str):
-        raise InvalidArgumentError(f"a trained QCFS model has its levels: give a number or a plan, not {levels!r}")
-    if isinstance(levels, int):
-        return replace_activations(model, levels)
-    model = replace_activations(model)
-    layers = qcfs_layers(model)
-    levels.check_layers(layers)
-    for name, layer in layers.items():
-        layer.levels = levels[name]
-    return model
 
 
 def _read_weights(path: Path) -> dict[str, Any]:

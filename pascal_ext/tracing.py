@@ -114,54 +114,6 @@ def trace(model: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def replace_activations(model: nn.Module, levels: int = 8) -> fx.GraphModule:
-    """A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
-
-    ReLU, ReLU6, Hardtanh(0, a) and clamp(min=0) are replaced wherever they are called: as a module, a function or a
-    method, in place or not; each call gets a QCFS of its own. The threshold starts at the activation's ceiling
-    (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data. QCFS modules that are
-    there already stay as they are.
-
-    Args:
-        model: any module that ``torch.fx`` can trace.
-        levels: L of every new QCFS.
-
-    Returns:
-        A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys and ``<layer>.threshold``.
-
-    Raises:
-        TracingError: see :func:`trace`.
-        PlanError: ``levels`` is not a whole number of at least 1.
-    """
-    traced = trace(model)
-    for name, ceiling in relu_layers(traced).items():
-        qcfs = QCFS(levels, 1.0 if math.isinf(ceiling) else ceiling, ceiling=ceiling)
-        like = next((p for p in traced.parameters() if p.is_floating_point()), None)
-        traced.set_submodule(name, qcfs if like is None else qcfs.to(like))
-    return traced.train(model.training)
-
-
-def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
-    """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition."""
-    if isinstance(model, fx.GraphModule):
-        calls = dict.fromkeys(node.target for node in model.graph.nodes if node.op == "call_module")
-        modules = {str(name): model.get_submodule(str(name)) for name in calls}
-    else:
-        modules = dict(model.named_modules())
-    return {name: module for name, module in modules.items() if isinstance(module, QCFS)}
-
-
-def relu_layers(traced: fx.GraphModule) -> dict[str, float]:
-    """Layer name -> ceiling of the ReLU-like activations that are left in a graph made by :func:`trace`."""
-    layers = {}
-    for node in traced.graph.nodes:
-        if node.op == "call_module":
-            ceiling = activation_ceiling(node, traced)
-            if ceiling is not None:
-                layers[str(node.target)] = ceiling
-    return layers
-
-
 def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
     """The upper bound of the ReLU-like activation that ``node`` calls (∞ for ReLU); None where it calls none."""
     if node.op == "call_module":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
 from pascal_ext.correction import bias_current_of, insert_bias_currents
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError
@@ -20,7 +21,7 @@ from pascal_ext.neuron import PascIF
 from pascal_ext.ops.pasc_if import quantise
 from pascal_ext.ops.pasc_if.ties import TIE
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import qcfs_layers, relu_layers, replace_activations, trace
+from pascal_ext.tracing import trace
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pascal_ext import calibrate, replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.network import SpikingNetwork
-from pascal_ext.tracing import qcfs_layers
 
 BATCH = 3
 TOLERANCE = 1e-9

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pascal_ext import LevelPlan, convert, replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.allocation.costs import Costs, survey
 from pascal_ext.allocation.solver import LatencyLimit, Limit
 from pascal_ext.allocation.statistics import collect, traced_layers
@@ -15,7 +16,6 @@ from pascal_ext.cost_model import HOROWITZ_45NM
 from pascal_ext.data import Batch
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.recording import mean_spikes
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import EXACT, Net
 
 DECODING = {"maximum of currents"}  # the network takes a mean there, and reads it in one step

@@ -15,9 +15,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, LevelPlan, allocate, convert, pareto, replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import effective_timesteps
 from pascal_ext.errors import CalibrationError, InvalidArgumentError, PlanError
-from pascal_ext.tracing import qcfs_layers
 
 STRATEGIES = ("sensitivity", "al")
 

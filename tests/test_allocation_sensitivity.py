@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pascal_ext import replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.allocation.sensitivity import Losses, sensitivities
 from pascal_ext.allocation.statistics import collect, traced_layers
 from pascal_ext.data import split_batch
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import Net
 
 CHOICES = [1, 2, 4, 16, 256]

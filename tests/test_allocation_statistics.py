@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, al_metric, calibrate, replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.allocation.metric import metric_of_levels
 from pascal_ext.allocation.statistics import Layer, collect, traced_layers
 from pascal_ext.data import split_batch
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import EXACT, Net
 
 

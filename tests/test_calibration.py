@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, calibrate, replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.calibration import Histogram
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import Net, Pair
 
 BIN = 1e-3  # the share of the range that one bin may be

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, LevelPlan, calibrate, convert, replace_activations, verify
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import (
     CalibrationError,
     InvalidArgumentError,
@@ -23,7 +24,6 @@ from pascal_ext.errors import (
     UnsupportedOperationError,
 )
 from pascal_ext.ops import timefold
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import ANALOG, EXACT, REFUSED, REFUSED_AT_RUN_TIME, Case, Net, assert_same_function, quantised
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext import QCFS, calibrate, convert, load, replace_activations, save, verify
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.correction import bias_current_of, bisect
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.tracing import qcfs_layers, trace
+from pascal_ext.tracing import trace
 from tests.networks import EXACT, Net, alive, assert_same_function, relu
 
 

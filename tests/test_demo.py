@@ -11,6 +11,7 @@ from rich.console import Console
 
 pytest.importorskip("sklearn", reason="the demo's data comes with scikit-learn")
 
+from pascal_ext.activations import qcfs_layers, replace_activations
 from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.adapters.spikingjelly.compat import Converter
 from pascal_ext.demo import Settings, run_demo, text
@@ -18,7 +19,6 @@ from pascal_ext.demo.model import DigitsResNet
 from pascal_ext.demo.run import PLAN
 from pascal_ext.demo.training import digits, shifted
 from pascal_ext.report import Report
-from pascal_ext.tracing import qcfs_layers, replace_activations
 
 SHRUNK = Settings(width=8, epochs=3, tune_epochs=2, training_free=(4,), tuned=(2, PLAN), timesteps=(1, 4, 16))
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, LevelPlan, allocate, calibrate, convert, load, pareto, replace_activations, save, verify
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import measure
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import EXACT, alive, assert_same_function, quantised
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:layer .* is dead")]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, LevelPlan, convert
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import EXACT, Net, Pair, assert_close, quantised, relu, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.models import build
 from pascal_ext import calibrate, convert, replace_activations, verify
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.ops.pasc_if import pasc_if_settled, quantise, ties
 from pascal_ext.ops.pasc_if.ties import TIE, margin
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import EXACT, alive, quantised
 
 EPS = torch.finfo(torch.float32).eps

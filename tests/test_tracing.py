@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -10,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pascal_ext import QCFS, replace_activations
-from pascal_ext.errors import PlanError, TracingError
-from pascal_ext.tracing import qcfs_layers, relu_layers, trace
+from pascal_ext import replace_activations
+from pascal_ext.activations import qcfs_layers, relu_layers
+from pascal_ext.errors import TracingError
+from pascal_ext.tracing import trace
 from tests.networks import EXACT, Net, assert_close
 
 
@@ -65,90 +65,6 @@ def test_names_follow_the_models() -> None:
 
 def test_names_stay_when_a_traced_model_is_traced_again() -> None:
     assert list(relu_layers(trace(trace(Names())))) == LAYERS
-
-
-def test_state_dict_keeps_the_models_keys() -> None:
-    model = Names()
-    qcfs = replace_activations(model, 4)
-    keys = dict(qcfs.state_dict())
-    assert keys.keys() - model.state_dict().keys() == {f"{name}.threshold" for name in LAYERS}
-    assert not model.state_dict().keys() - keys.keys()
-    assert all(torch.equal(keys[name], value) for name, value in model.state_dict().items())
-    assert not {p.data_ptr() for p in qcfs.parameters()} & {p.data_ptr() for p in model.parameters()}
-
-
-@pytest.mark.parametrize(
-    ("activation", "ceiling"),
-    [
-        (nn.ReLU(), math.inf),
-        (nn.ReLU6(), 6.0),
-        (nn.Hardtanh(0.0, 2.5), 2.5),
-        (nn.Hardtanh(), None),
-        (nn.LeakyReLU(), None),
-        (F.relu, math.inf),
-        (F.relu6, 6.0),
-        (lambda x: F.hardtanh(x, 0, 3), 3.0),
-        (lambda x: F.hardtanh(x, min_val=0.0), 1.0),
-        (lambda x: F.hardtanh(x), None),
-        (torch.relu, math.inf),
-        (lambda x: x.relu(), math.inf),
-        (lambda x: x.clamp(0), math.inf),
-        (lambda x: x.clamp(min=0.0, max=4), 4.0),
-        (lambda x: x.clamp_min(0), math.inf),
-        (lambda x: torch.clip(x, 0, 1), 1.0),
-        (lambda x: torch.clamp_min(x, 0), math.inf),
-        (lambda x: x.clamp(max=3), None),
-        (lambda x: x.clamp(min=0.1), None),
-        (lambda x: x.clamp(0, 0), None),
-        (lambda x: x.clamp(min=torch.zeros(())), None),
-        (lambda x: x.relu_(), math.inf),
-        (lambda x: F.relu(x, inplace=True), math.inf),
-        (lambda x: F.relu(input=x), math.inf),
-        (lambda x: x.clamp_(0, 2), 2.0),
-        (lambda x: torch.relu_(x), math.inf),
-    ],
-)
-def test_what_counts_as_an_activation(activation: Any, ceiling: float | None) -> None:
-    layers = {"act": activation} if isinstance(activation, nn.Module) else {}
-    model = Net((lambda m, x: m.act(x)) if layers else (lambda m, x: activation(x)), **layers)
-    assert list(relu_layers(trace(model)).values()) == ([] if ceiling is None else [ceiling])
-    replaced = list(qcfs_layers(replace_activations(model)).values())
-    assert [layer.ceiling for layer in replaced] == ([] if ceiling is None else [ceiling])
-    assert [layer.threshold.item() for layer in replaced] == (
-        [] if ceiling is None else [min(ceiling, 6) if ceiling < math.inf else 1.0]
-    )
-
-
-def test_qcfs_layers_stay_as_they_are_and_each_call_is_its_own() -> None:
-    model = Net(lambda m, x: m.act(m.act(F.relu(x)) - 1), act=QCFS(5, torch.tensor([0.5, 2.0])))
-    layers = qcfs_layers(replace_activations(model, 3))
-    assert {name: layer.levels for name, layer in layers.items()} == {"relu": 3, "act": 5, "act_1": 5}
-    assert layers["act"].threshold is not layers["act_1"].threshold
-    assert layers["act_1"].threshold.tolist() == [0.5, 2.0]
-
-
-def test_dtype_and_device_follow_the_parameters() -> None:
-    model = Net(lambda m, x: F.relu(m.a(x)), a=nn.Linear(2, 2)).to(torch.bfloat16)
-    assert qcfs_layers(replace_activations(model))["relu"].threshold.dtype == torch.bfloat16
-
-
-def test_modes() -> None:
-    model = Net(lambda m, x: F.dropout(F.relu(m.a(x)), 0.5, m.training), a=nn.Linear(50, 50))
-    assert not trace(model.train()).training
-    assert model.training
-    qcfs = replace_activations(model)
-    assert qcfs.training
-    assert isinstance(qcfs.get_submodule("dropout"), nn.Dropout)
-    x = torch.randn(4, 50)
-    assert not torch.equal(qcfs(x), qcfs(x)), "in training, it drops"
-    assert torch.equal(qcfs.eval()(x), qcfs(x))
-    assert not replace_activations(model.eval()).training
-
-
-def test_gradients_reach_weights_and_thresholds() -> None:
-    qcfs = replace_activations(Names().train(), 4)
-    qcfs(torch.rand(2, 3, 8, 8)).sum().backward()
-    assert all(p.grad is not None for p in qcfs.parameters())
 
 
 def test_layers_that_nothing_reads_are_left_out() -> None:
@@ -304,8 +220,3 @@ def test_item_assignment_is_refused() -> None:
 
     with pytest.raises(TracingError, match="item assignment"):
         trace(Net(forward))
-
-
-def test_levels_are_checked() -> None:
-    with pytest.raises(PlanError, match="at least 1"):
-        replace_activations(Names(), 0)

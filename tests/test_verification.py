@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pascal_ext import QCFS, calibrate, convert, replace_activations, verify
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
-from pascal_ext.tracing import qcfs_layers
 from tests.networks import EXACT, Case, Net, quantised, relu
 
 CASE = EXACT["sum of branches"]

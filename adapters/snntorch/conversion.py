@@ -13,13 +13,13 @@ from pascal_ext import conversion, io
 from pascal_ext.adapters.snntorch.compat import SpikingNeuron
 from pascal_ext.adapters.snntorch.network import PascalNetwork
 from pascal_ext.adapters.snntorch.neuron import PascalIF
-from pascal_ext.conversion import Levels
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.network import SpikingNetwork
+from pascal_ext.plan import Levels
 
 
 def convert(
-    model: nn.Module, dataloader: Iterable[Any] | None = None, levels: Levels | None = None, **options: Any
+    model: nn.Module, dataloader: Iterable[Any] | None = None, levels: Levels | str | None = None, **options: Any
 ) -> SpikingNetwork:
     """What :func:`pascal_ext.convert` does, as a :class:`PascalNetwork` of :class:`PascalIF`.
 

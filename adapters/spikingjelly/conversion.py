@@ -14,15 +14,15 @@ from torch import nn
 from pascal_ext import conversion, io
 from pascal_ext.adapters.spikingjelly.network import PascalNetwork
 from pascal_ext.adapters.spikingjelly.node import PascalIFNode
-from pascal_ext.conversion import Levels
 from pascal_ext.data import device_of
 from pascal_ext.network import SpikingNetwork
+from pascal_ext.plan import Levels
 
 
 def convert(
     model: nn.Module,
     dataloader: Iterable[Any] | None = None,
-    levels: Levels | None = None,
+    levels: Levels | str | None = None,
     *,
     device: torch.device | str | None = None,
     **options: Any,

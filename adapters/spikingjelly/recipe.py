@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, VERSION, UnsupportedHostError, ann2snn
 from pascal_ext.adapters.spikingjelly.conversion import check_options, convert
-from pascal_ext.conversion import Levels
+from pascal_ext.plan import Levels
 
 if not HAS_RECIPES:
     raise UnsupportedHostError(
@@ -34,7 +34,9 @@ class PascalRecipe(ann2snn.FXConversionRecipe):
         TypeError: ``options`` has a name that :func:`pascal_ext.convert` does not take.
     """
 
-    def __init__(self, dataloader: Iterable[Any] | None = None, levels: Levels | None = None, **options: Any) -> None:
+    def __init__(
+        self, dataloader: Iterable[Any] | None = None, levels: Levels | str | None = None, **options: Any
+    ) -> None:
         check_options(options)
         self.dataloader = dataloader
         self.levels = levels

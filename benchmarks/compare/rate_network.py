@@ -9,10 +9,10 @@ from collections.abc import Callable
 from torch import Tensor, fx, nn
 
 from benchmarks.compare import neurons
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.ops.thresholds import broadcastable
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import qcfs_layers
 
 KINDS = ("if", "srp", "cos")
 

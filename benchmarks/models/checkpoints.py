@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmarks.models import build
-from pascal_ext import replace_activations
+from pascal_ext.activations import qcfs_layers, replace_activations, set_levels
 from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import qcfs_layers
 
 NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep their state dict
 
@@ -66,8 +65,7 @@ def load_qcfs(path: Path) -> fx.GraphModule:
     found = _read(path)
     if not isinstance(found, Mapping) or not {"name", "classes", "levels", "state_dict"} <= found.keys():
         raise InvalidArgumentError(f"{str(path)!r} holds no QCFS network; benchmarks.train writes such files")
-    model = replace_activations(build(found["name"], found["classes"]))
-    set_levels(model, LevelPlan(found["levels"]))
+    model = set_levels(replace_activations(build(found["name"], found["classes"])), LevelPlan(found["levels"]))
     restore_bias_currents(model, found["state_dict"])
     model.load_state_dict(found["state_dict"])
     return model.eval()
@@ -90,18 +88,14 @@ def load_published(name: str, classes: int, path: Path, levels: int | Sequence[i
         PlanError: the levels are not for this network.
     """
     model = replace_activations(build(name, classes))
-    layers = list(qcfs_layers(model))
-    if isinstance(levels, int):
-        plan = LevelPlan.uniform(layers, levels)
-    elif isinstance(levels, LevelPlan):
-        plan = levels
-    else:
+    if not isinstance(levels, (int, LevelPlan)):
+        layers = list(qcfs_layers(model))
         if len(levels) != len(layers):
             raise PlanError(f"{len(levels)} levels for the {len(layers)} activations of {name}")
-        plan = LevelPlan(dict(zip(layers, levels, strict=True)))
+        levels = LevelPlan(dict(zip(layers, levels, strict=True)))
+    set_levels(model, levels)
     state = {published_name(key): value for key, value in read_state_dict(path).items()}
     state = {key: value.reshape(()) if key.endswith(".threshold") else value for key, value in state.items()}
-    set_levels(model, plan)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -116,18 +110,6 @@ def published_name(key: str) -> str:
         return key
     parent, _, last = layer.rpartition(".")
     return f"{parent}.act.threshold" if last == "relu" else f"{layer}.threshold"
-
-
-def set_levels(model: nn.Module, plan: LevelPlan) -> None:
-    """Give the QCFS layers of ``model`` the plan's levels.
-
-    Raises:
-        PlanError: the plan is for another model.
-    """
-    layers = qcfs_layers(model)
-    plan.check_layers(layers)
-    for name, layer in layers.items():
-        layer.levels = plan[name]
 
 
 def _read(path: Path) -> Any:

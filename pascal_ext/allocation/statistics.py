@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.data import Batch
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import qcfs_layers, relu_layers, trace
+from pascal_ext.tracing import trace
 
 
 @dataclass(frozen=True, eq=False)

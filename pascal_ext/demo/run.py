@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from torch import nn
 
 from pascal_ext import __version__
+from pascal_ext.activations import replace_activations
 from pascal_ext.adapters.spikingjelly import compat, registration, stock
 from pascal_ext.calibration import calibrate
 from pascal_ext.conversion import convert
@@ -29,7 +30,6 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.plan import LevelPlan
 from pascal_ext.recording import mean_spikes, spike_trains
 from pascal_ext.report import Layer, Method, Point, Raster, Report
-from pascal_ext.tracing import qcfs_layers, replace_activations
 from pascal_ext.verification import VerificationReport, verify
 
 #: Levels by hand: four where the residual stream is written, two inside the blocks.
@@ -150,9 +150,7 @@ class _Run:
             f"L = {levels}" if isinstance(levels, int) else "L = " + " and ".join(map(str, sorted({*levels.values()})))
         )
         step = self._step(f"Fine-tune with QCFS, {label}", self.settings.tune_epochs * len(self.train_loader) + 1)
-        qcfs = replace_activations(ann)
-        for name, layer in qcfs_layers(qcfs).items():
-            layer.levels = levels if isinstance(levels, int) else levels[name]
+        qcfs = replace_activations(ann, levels)
         calibrate(qcfs, self.train_loader, progress=False)
         advance = functools.partial(self.progress.advance, step)
         train(qcfs, self.train_loader, self.settings.tune_epochs, 2e-3, teacher=ann, on_batch=advance)

@@ -9,13 +9,14 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pascal_ext.activations import relu_layers, replace_activations
 from pascal_ext.cost_model import energy_ratio
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import name_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import relu_layers, replace_activations, trace
+from pascal_ext.tracing import trace
 
 _WEIGHTED = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm einsum".split()

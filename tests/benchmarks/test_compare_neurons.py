@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import pascal_ext
 from benchmarks.compare import neurons
 from benchmarks.compare.rate_network import RateNetwork, depth
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.tracing import qcfs_layers
 
 # no sum of these lies on a threshold but for rounding, and all are exact in float64
 CURRENTS = st.lists(st.integers(-24, 40).map(lambda n: n / 16 + 1 / 64), min_size=4, max_size=12)

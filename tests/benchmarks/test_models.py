@@ -12,8 +12,8 @@ from torch import nn
 import pascal_ext
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu, read_state_dict, save_qcfs
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.tracing import qcfs_layers
 
 
 @pytest.mark.parametrize(("name", "depth", "parameters"), [("resnet20", 20, 269_722), ("resnet56", 56, 853_018)])

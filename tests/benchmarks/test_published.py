@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.published import PLANS, PublishedPlan
 from pascal_ext import LevelPlan, convert, replace_activations
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import effective_timesteps, fan_ins
-from pascal_ext.tracing import qcfs_layers
 
 RESNET18 = PLANS[0]
 

@@ -13,9 +13,9 @@ from benchmarks import models
 from benchmarks.compare.__main__ import parse_checkpoints
 from benchmarks.models.checkpoints import load_published
 from benchmarks.models.published import VGG, ProjectionResNet
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import qcfs_layers
 
 State = dict[str, Tensor]
 

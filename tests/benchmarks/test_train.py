@@ -24,8 +24,8 @@ from benchmarks.finetuning import FineTuning, Images, Recipe, estimate_batch_nor
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu
 from benchmarks.training_run import FIRST_THRESHOLD, Run
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError, PlanError
-from pascal_ext.tracing import qcfs_layers
 
 SOURCE = data.SOURCES["cifar10-jpeg"]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}

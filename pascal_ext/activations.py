@@ -1,0 +1,95 @@
+"""The activations of a model: which they are, QCFS in place of them, and their levels."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+from torch import fx, nn
+
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.plan import DEFAULT_LEVELS, Levels, levels_of
+from pascal_ext.qcfs import QCFS
+from pascal_ext.tracing import activation_ceiling, trace
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS) -> fx.GraphModule:
+    """A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
+
+    ReLU, ReLU6, Hardtanh(0, a) and clamp(min=0) are replaced wherever they are called: as a module, a function or a
+    method, in place or not; each call gets a QCFS of its own. The threshold starts at the activation's ceiling
+    (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data. QCFS modules that are
+    there already stay as they are.
+
+    Args:
+        model: any module that ``torch.fx`` can trace.
+        levels: L of the new QCFS: one number for all, a mapping from layer name to levels (8 for layers that it does
+            not name), or a :class:`~pascal_ext.LevelPlan` for exactly the model's activations. QCFS modules that are
+            there already may be named, but only with the levels they have.
+
+    Returns:
+        A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys and ``<layer>.threshold``.
+
+    Raises:
+        TracingError: see :func:`pascal_ext.tracing.trace`.
+        PlanError: a level is not a whole number of at least 1, or ``levels`` does not fit the model.
+    """
+    traced = trace(model)
+    ceilings = relu_layers(traced)
+    learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
+    wanted = levels_of(levels, ceilings, learnt)
+    like = next((p for p in traced.parameters() if p.is_floating_point()), None)
+    for name, ceiling in ceilings.items():
+        qcfs = QCFS(wanted.get(name, DEFAULT_LEVELS), 1.0 if math.isinf(ceiling) else ceiling, ceiling=ceiling)
+        traced.set_submodule(name, qcfs if like is None else qcfs.to(like))
+    return traced.train(model.training)
+
+
+def set_levels(model: M, levels: Levels) -> M:
+    """Give the QCFS layers of ``model`` other levels; their thresholds stay as they are.
+
+    That suits a network that was trained at its thresholds: λ is the range that the layers behind it know, and it goes
+    on from there at other levels. Where thresholds are those of a calibration, calibrate again.
+
+    Args:
+        model: a model with :class:`QCFS` layers.
+        levels: one number for all, a mapping from layer name to levels (layers that it does not name keep theirs), or a
+            :class:`~pascal_ext.LevelPlan` for exactly these layers.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        InvalidArgumentError: the model has no QCFS layer.
+        PlanError: a level is not a whole number of at least 1, or ``levels`` does not fit the model. No level is
+            changed then.
+    """
+    layers = qcfs_layers(model)
+    if not layers:
+        raise InvalidArgumentError("the model has no QCFS layers; make some with pascal_ext.replace_activations(model)")
+    for name, wanted in levels_of(levels, layers).items():
+        layers[name].levels = wanted
+    return model
+
+
+def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
+    """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition."""
+    if isinstance(model, fx.GraphModule):
+        calls = dict.fromkeys(node.target for node in model.graph.nodes if node.op == "call_module")
+        modules = {str(name): model.get_submodule(str(name)) for name in calls}
+    else:
+        modules = dict(model.named_modules())
+    return {name: module for name, module in modules.items() if isinstance(module, QCFS)}
+
+
+def relu_layers(traced: fx.GraphModule) -> dict[str, float]:
+    """Layer name -> ceiling of the ReLU-like activations left in a graph that :func:`pascal_ext.tracing.trace` made."""
+    layers = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            ceiling = activation_ceiling(node, traced)
+            if ceiling is not None:
+                layers[str(node.target)] = ceiling
+    return layers
