@@ -152,8 +152,8 @@ def levels_of(levels: Levels, names: Iterable[str], learnt: Mapping[str, int] | 
         PlanError: a level is not a whole number of at least 1, ``levels`` names other layers, or contradicts a learnt
             one.
     """
-    learnt = learnt or {}
-    known = [*dict.fromkeys([*learnt, *names])]
+    names, learnt = list(names), learnt or {}
+    known = list(dict.fromkeys([*learnt, *names]))
     if isinstance(levels, LevelPlan):
         levels.check_layers(known)
         wanted = dict(levels)
