@@ -166,7 +166,7 @@ def main(
     levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file, or 'relu'.")] = "4",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A threshold for each channel.")] = False,
     calibration_images: Annotated[int, typer.Option(min=1)] = 1000,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    epochs: Annotated[int, typer.Option(min=0, help="0: levels and batch norms change, nothing else.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Of one process.")] = 128,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = DEFAULT.lr,
     threshold_lr: Annotated[float, typer.Option(help="That of thresholds, as a share of it.")] = DEFAULT.threshold_lr,

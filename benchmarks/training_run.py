@@ -37,7 +37,8 @@ class Run:
         teacher: another ReLU network to distil from, ``NAME=FILE``.
         per_channel: a threshold for each channel instead of one for each layer.
         calibration_images: how many training images thresholds (and plans) are derived from.
-        epochs, batch_size, seed: as ever; the batch is that of one process.
+        epochs, batch_size, seed: as ever; the batch is that of one process. Without epochs, only levels change, and
+            batch norms' statistics.
         recipe: see :class:`~benchmarks.finetuning.Recipe`.
         reallocate_at: the epoch before which levels are reallocated; never where None.
         strategy, mean_levels: of the reallocation.

@@ -293,6 +293,9 @@ def test_training_goes_on_at_other_levels(run: Run, tree: Path, tmp_path: Path, 
     assert {name: layer.levels for name, layer in after.items()} == plan
     assert all(torch.equal(after[name].threshold, before[name].threshold) for name in plan)
     assert torch.equal(second.get_submodule("linear").weight, first.get_submodule("linear").weight)
+    untrained = trained(dataclasses.replace(again, epochs=0, recipe=Recipe()), tree, tmp_path / "untrained")
+    assert {name: layer.levels for name, layer in qcfs_layers(untrained).items()} == plan
+    assert all(torch.equal(value, dict(first.named_parameters())[name]) for name, value in untrained.named_parameters())
     with pytest.raises(InvalidArgumentError, match=r"does not hold a QCFS network of the model 'resnet20'"):
         train.train(dataclasses.replace(again, model="resnet20", weights=None), tree, tmp_path / "other", **QUIET)
 
