@@ -180,11 +180,6 @@ class FineTuning(L.LightningModule):
         share = recipe.threshold_floor
         self.floors = {name: layer.threshold.detach() * share for name, layer in qcfs_layers(student).items()}
 
-    @property
-    def teacher(self) -> nn.Module | None:
-        """The ReLU network that the student is distilled from."""
-        return self._teacher[0] if self._teacher else None
-
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images [N, 3, H, W] -> logits [N, C]."""
         logits: Tensor = self.student(self._inputs(images))

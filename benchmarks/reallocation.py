@@ -14,8 +14,7 @@ from benchmarks.lightning_cpu import L
 class Reallocate(L.Callback):
     """Gives the layers new levels at the start of one epoch (arXiv 2505.01730, section 5).
 
-    Every process measures the same images, so that all come to the same plan. By sensitivity, the student is compared
-    with its teacher, where it has one.
+    Every process measures the same images, so that all come to the same plan.
 
     Args:
         epoch: the epoch, counted from 0, at whose start levels are reallocated.
@@ -36,12 +35,7 @@ class Reallocate(L.Callback):
         student = pl_module.student
         shown = trainer.is_global_zero
         plan = pascal_ext.allocate(
-            student,
-            self.loader,
-            strategy=self.strategy,
-            mean_levels=self.mean_levels,
-            reference=pl_module.teacher if self.strategy == "sensitivity" else None,
-            progress=shown,
+            student, self.loader, strategy=self.strategy, mean_levels=self.mean_levels, progress=shown
         )
         pascal_ext.set_levels(student, plan)
         if trainer.is_global_zero:

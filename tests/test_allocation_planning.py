@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from pascal_ext import QCFS, LevelPlan, allocate, calibrate, convert, pareto, replace_activations, set_levels
+from pascal_ext import QCFS, LevelPlan, allocate, convert, pareto, replace_activations
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import effective_timesteps
 from pascal_ext.errors import CalibrationError, InvalidArgumentError, PlanError
@@ -140,40 +140,6 @@ def test_learnt_layers(strategy: str) -> None:
     assert kept.mean_levels <= 2.5
 
 
-def teacher() -> nn.Module:
-    """A network whose outputs spread."""
-    model = network()
-    with torch.no_grad():
-        model[2].weight[1:].mul_(0.1)
-        model[7].weight.mul_(30)
-    return model
-
-
-def learnt(levels: int) -> nn.Module:
-    """A QCFS network that comes nearer to its teacher with more levels."""
-    return calibrate(replace_activations(teacher(), levels), data(), "max", progress=False)
-
-
-def divergence(model: nn.Module, reference: nn.Module) -> float:
-    x = torch.cat([images for images, _ in data()])
-    with torch.no_grad():
-        p, q = reference(x).double().softmax(1), model(x).double().softmax(1)
-    return float((p * (p / q).log()).sum(1).mean())
-
-
-def test_towards_a_reference_levels_move_both_ways() -> None:
-    relu, model = teacher().train(), learnt(2)
-    before = copy.deepcopy(relu.state_dict())
-    plan = planned(model, mean_levels=2, reference=relu)
-    assert plan.mean_levels == 2
-    assert min(plan.values()) < 2 < max(plan.values())
-    assert divergence(set_levels(copy.deepcopy(model), plan), teacher()) < divergence(model, teacher())
-    assert relu.training
-    assert all(torch.equal(value, before[name]) for name, value in relu.state_dict().items())
-    front = pareto(model, data(), choices=(1, 2, 4), reference=relu, progress=False)
-    assert front[0].loss > 0 > front[-1].loss
-
-
 def test_a_model_of_which_some_layers_have_learnt_converts_with_levels_of_its_own() -> None:
     model = network()
     model[1] = QCFS(5, 2.0)
@@ -203,8 +169,6 @@ def _share(rank: int, folder: str) -> None:
         for budget in (2, 3, 5):
             plan = allocate(network(), share, strategy, mean_levels=budget, progress=False)
             plan.to_json(Path(folder) / f"{strategy}-{budget}-{rank}.json")
-    plan = allocate(learnt(2), share, mean_levels=2, reference=teacher(), progress=False)
-    plan.to_json(Path(folder) / f"reference-{rank}.json")
     dist.destroy_process_group()
 
 
@@ -214,8 +178,6 @@ def test_two_processes_come_to_the_plan_of_one(tmp_path: Path) -> None:
         plan = planned(network(), strategy, mean_levels=budget)
         for rank in range(2):
             assert LevelPlan.from_json(tmp_path / f"{strategy}-{budget}-{rank}.json") == plan
-    plan = planned(learnt(2), mean_levels=2, reference=teacher())
-    assert all(LevelPlan.from_json(tmp_path / f"reference-{rank}.json") == plan for rank in range(2))
 
 
 LABELS = [torch.zeros(4, dtype=torch.long)]
@@ -234,8 +196,6 @@ MISTAKES: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (None, {"choices": (0, 1)}, PlanError, "choices must be at least 1, got 0"),
     (None, {"choices": (2.5,)}, PlanError, "choices must be a whole number of at least 1, got 2.5"),
     (None, {"choices": ()}, PlanError, "choices is empty"),
-    (None, {"strategy": "al", "reference": nn.Identity()}, InvalidArgumentError, "reference goes with 'sensitivity'"),
-    (None, {"reference": nn.Flatten()}, InvalidArgumentError, r"shapes \[\(16, 192\)\], the model \[\(16, 4\)\]"),
     (None, {"only": ["1", "3"]}, InvalidArgumentError, "only leaves out '6', which has no levels"),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -49,7 +48,6 @@ def allocate(
     latency: float | None = None,
     choices: Iterable[int] = CHOICES,
     only: Container[str] | None = None,
-    reference: nn.Module | None = None,
     per_channel: bool = False,
     progress: bool = True,
 ) -> LevelPlan:
@@ -65,8 +63,7 @@ def allocate(
     A ReLU model is planned as if its activations were replaced by QCFS with thresholds of least squared error, as
     :func:`pascal_ext.calibrate` sets them. A QCFS model is planned around what it has learnt: thresholds stay, at all
     levels, and the measured loss is relative to the network as it is, so ``"sensitivity"`` takes levels away where it
-    costs least and gives none beyond those learnt. With a ``reference`` it moves them both ways, to where the output
-    comes nearest to the reference's.
+    costs least and gives none beyond those learnt.
 
     On several processes (``torch.distributed``), each gives the data that is its share, and all get the same plan.
 
@@ -81,8 +78,6 @@ def allocate(
         latency: budget: timesteps of the barrier schedule, :attr:`pascal_ext.SpikingNetwork.latency`.
         choices: the levels to choose from; the published plans are of {1, 2, 4, 8, 16}.
         only: names of the layers to plan; QCFS layers that are not among them keep their levels.
-        reference: with ``"sensitivity"``, another network whose outputs the model should have: the ReLU network, say,
-            that a QCFS model learns from. It is not changed.
         per_channel: the thresholds of ReLU layers will be one for each channel.
         progress: show progress bars.
 
@@ -90,8 +85,7 @@ def allocate(
         A plan for all layers, by the names that :func:`pascal_ext.replace_activations` gives them, with reasons.
 
     Raises:
-        InvalidArgumentError: an argument is out of range, the model has no activations, or the reference's outputs have
-            other shapes.
+        InvalidArgumentError: an argument is out of range, or the model has no activations.
         PlanError: a choice is not a whole number of at least 1, or no plan is within the budgets.
         CalibrationError: the loader is empty or has no inputs, an activation or the output is not finite, or a QCFS
             layer is not called.
@@ -107,7 +101,7 @@ def allocate(
             raise InvalidArgumentError(f"{name} must be a positive number, got {budget!r}")
     if not budgets:
         budgets = {"mean_levels": MEAN_LEVELS}
-    found = _measure(model, dataloader, strategy, choices, only, reference, per_channel, progress)
+    found = _measure(model, dataloader, strategy, choices, only, per_channel, progress)
     levels = solve(found.losses, [found.costs.limit(name, budget) for name, budget in budgets.items()])
     return found.plan(levels)
 
@@ -121,7 +115,6 @@ def pareto(
     points: int | None = None,
     choices: Iterable[int] = CHOICES,
     only: Container[str] | None = None,
-    reference: nn.Module | None = None,
     per_channel: bool = False,
     progress: bool = True,
 ) -> list[Point]:
@@ -130,7 +123,7 @@ def pareto(
     Args:
         cost: ``"mean_levels"``, ``"effective_timesteps"``, ``"energy"`` or ``"latency"``.
         points: about so many plans, evenly spaced in cost; the whole front where None.
-        model, dataloader, strategy, choices, only, reference, per_channel, progress: see :func:`allocate`.
+        model, dataloader, strategy, choices, only, per_channel, progress: see :func:`allocate`.
 
     Raises:
         InvalidArgumentError, PlanError, CalibrationError, TracingError: see :func:`allocate`.
@@ -139,7 +132,7 @@ def pareto(
         raise InvalidArgumentError(f"cost={cost!r} is unknown; choose one of {list(COSTS)}")
     if points is not None and points < 2:
         raise InvalidArgumentError(f"points must be at least 2, got {points}")
-    found = _measure(model, dataloader, strategy, choices, only, reference, per_channel, progress)
+    found = _measure(model, dataloader, strategy, choices, only, per_channel, progress)
 
     def best(budget: float) -> Point:
         limit = found.costs.limit(cost, budget)
@@ -193,14 +186,11 @@ def _measure(
     strategy: str,
     choices: Iterable[int],
     only: Container[str] | None,
-    reference: nn.Module | None,
     per_channel: bool,
     progress: bool,
 ) -> _Measured:
     if strategy not in STRATEGIES:
         raise InvalidArgumentError(f"strategy={strategy!r} is unknown; choose one of {list(STRATEGIES)}")
-    if strategy != "sensitivity" and reference is not None:
-        raise InvalidArgumentError(f"strategy={strategy!r} does not look at outputs; reference goes with 'sensitivity'")
     levels = sorted({check_levels(level, "choices") for level in choices})
     if not levels:
         raise PlanError("choices is empty; give the levels to choose from")
@@ -223,8 +213,7 @@ def _measure(
         if strategy == "al":
             losses, why = _metric_losses(layers, allowed)
         else:
-            target = None if reference is None else copy.deepcopy(reference).eval()
-            losses, title = sensitivities(traced, layers, allowed, data, "sensitivity" if progress else None, target)
+            losses, title = sensitivities(traced, layers, allowed, data, "sensitivity" if progress else None)
             why = dict.fromkeys(layers, title + " {loss:.3g}")
     return _Measured(losses, costs, why | reasons)
 

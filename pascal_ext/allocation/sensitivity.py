@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
 from pascal_ext import distributed
 from pascal_ext.allocation.statistics import Layer
 from pascal_ext.data import Batch
-from pascal_ext.errors import CalibrationError, InvalidArgumentError
+from pascal_ext.errors import CalibrationError
 from pascal_ext.lockstep import Lockstep, finish
 
 Losses = dict[str, dict[int, float]]
@@ -26,7 +26,6 @@ def sensitivities(
     choices: Mapping[str, Sequence[int]],
     data: Sequence[Batch],
     desc: str | None,
-    reference: nn.Module | None = None,
 ) -> tuple[Losses, str]:
     r"""Layer -> levels -> what the network's output loses when this layer alone is quantised at these levels.
 
@@ -35,11 +34,8 @@ def sensitivities(
     .. math:: \frac1N \sum_n \sum_c p_{nc} (\log p_{nc} - \log q_{nc}), \qquad p = \mathrm{softmax}(y),
 
     q the same of the output with the layer quantised; of any others, :math:`\sum \|y' - y\|^2 / \sum \|y\|^2`. All
-    other layers stay as the model has them. With a ``reference``, y is its output, and a loss is the divergence less
-    that of the network as it is: negative where it comes nearer to the reference.
-
-    The graph is run once for each batch as far as each layer, and from there to its end for each number of levels: half
-    a forward pass for each layer and choice, on average.
+    other layers stay as the model has them. The graph is run once for each batch as far as each layer, and from there
+    to its end for each number of levels: half a forward pass for each layer and choice, on average.
 
     Args:
         traced: the model's graph.
@@ -47,29 +43,23 @@ def sensitivities(
         choices: layer -> levels to try; the levels that a QCFS has learnt cost nothing.
         data: the batches of this process; sums are over those of all.
         desc: of the progress bar, if any.
-        reference: another network in evaluation mode, with outputs of the same shapes.
 
     Returns:
         The losses, and what to call them.
 
     Raises:
         CalibrationError: the output is not finite.
-        InvalidArgumentError: the reference's outputs have other shapes.
     """
     trials = [(name, level) for name in layers for level in choices[name] if level != layers[name].levels]
     quantisers = {trial: layers[trial[0]].quantiser(trial[1]).eval() for trial in trials}
     sums = dict.fromkeys(trials, 0.0)
-    size = own = 0.0
+    size = 0.0
     title = "KL"
     nodes = list(traced.graph.nodes)
     with tqdm(total=len(data) * len(trials), desc=desc, disable=desc is None, leave=False) as bar:
         for batch in data:
-            target = output = traced(*batch.args, **batch.kwargs)
-            if reference is not None:
-                target = reference(*batch.args, **batch.kwargs)
-                _check_shapes(target, output)
-                own += _distance(target, output)
-            title, amount = _size(target)
+            reference = traced(*batch.args, **batch.kwargs)
+            title, amount = _size(reference)
             size += amount
             lane = Lockstep(traced, [batch])
             for index, node in enumerate(nodes):
@@ -79,24 +69,17 @@ def sensitivities(
                     (z,) = lane.inputs(node)
                     values = lane.values[0] | {node: quantisers[node.target, level](z)}
                     output = finish(lane, values, nodes[index + 1 :])
-                    sums[node.target, level] += _distance(target, output)
+                    sums[node.target, level] += _distance(reference, output)
                     bar.update()
                 if node.op != "output":
                     lane.run(node)
-    found = distributed.total(torch.tensor([*sums.values(), own, size], dtype=torch.float64))
+    found = distributed.total(torch.tensor([*sums.values(), size], dtype=torch.float64))
     if not bool(found.isfinite().all()):
         raise CalibrationError("the model's output is not finite on this data; look for NaN or Inf in the weights")
     losses: Losses = {name: dict.fromkeys(choices[name], 0.0) for name in layers}
-    *distances, own, size = found.tolist()
-    for (name, level), value in zip(trials, distances, strict=True):
-        losses[name][level] = (max(value, 0.0) - own) / max(size, torch.finfo(torch.float64).tiny)
-    return losses, title if reference is None else f"change of {title} to the reference"
-
-
-def _check_shapes(target: Any, output: Any) -> None:
-    wanted, found = ([tuple(tensor.shape) for tensor in _tensors(tree)] for tree in (target, output))
-    if wanted != found:
-        raise InvalidArgumentError(f"the reference puts out tensors of shapes {wanted}, the model {found}")
+    for (name, level), value in zip(trials, found[:-1].tolist(), strict=True):
+        losses[name][level] = max(value, 0.0) / max(float(found[-1]), torch.finfo(torch.float64).tiny)
+    return losses, title
 
 
 def _tensors(output: Any) -> list[Tensor]:
