@@ -12,8 +12,8 @@ import pascal_ext
 
 PUBLIC = {
     "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "al_metric", "allocate", "calibrate", "convert",
-    "energy", "errors", "functional", "load", "pareto", "register", "replace_activations", "save", "unregister",
-    "verify",
+    "energy", "errors", "functional", "load", "pareto", "register", "replace_activations", "save", "set_levels",
+    "unregister", "verify",
 }  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def test_dir_lists_the_public_names_and_others_are_attribute_errors() -> None:
     ("function", "parameters"),
     [
         ("replace_activations", ["model", "levels"]),
+        ("set_levels", ["model", "levels"]),
         ("al_metric", ["activations", "bins"]),
         ("allocate", ["model", "dataloader", "strategy"]),
         ("calibrate", ["model", "dataloader"]),
