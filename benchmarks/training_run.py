@@ -86,14 +86,13 @@ class Run:
         """
         if self.levels == RELU:
             return copy.deepcopy(relu)
-        model = pascal_ext.replace_activations(relu) if self.start is None else load_qcfs(Path(self.start))
-        model.to(device_of(relu))
-        if self.start is not None and relu.state_dict().keys() - model.state_dict().keys():
-            raise InvalidArgumentError(f"{self.start!r} does not hold a QCFS network of the model {self.model!r}")
         levels = int(self.levels) if self.levels.isdecimal() else LevelPlan.from_json(Path(self.levels))
-        pascal_ext.set_levels(model, levels)
         if self.start is not None:
-            return model  # thresholds stay as learnt, at other levels too: calibration would undo what weights know
+            model = load_qcfs(Path(self.start)).to(device_of(relu))
+            if relu.state_dict().keys() - model.state_dict().keys():
+                raise InvalidArgumentError(f"{self.start!r} does not hold a QCFS network of the model {self.model!r}")
+            return pascal_ext.set_levels(model, levels)  # thresholds stay as learnt
+        model = pascal_ext.replace_activations(relu, levels)
         if self.weights is None and not self.per_channel:
             for layer in qcfs_layers(model).values():
                 torch.nn.init.constant_(layer.threshold, min(FIRST_THRESHOLD, layer.ceiling))

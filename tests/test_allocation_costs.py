@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pascal_ext import LevelPlan, convert, replace_activations
+from pascal_ext import LevelPlan, convert, replace_activations, set_levels
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.allocation.costs import Costs, survey
 from pascal_ext.allocation.solver import LatencyLimit, Limit
@@ -27,8 +27,7 @@ def test_latency_is_that_of_the_converted_network(name: str) -> None:
     names = list(qcfs_layers(model))
     choices = (1, 2, 3, 5, 8)
     plan = LevelPlan({layer: choices[(7 * index + len(name)) % 5] for index, layer in enumerate(names)})
-    for layer, module in qcfs_layers(model).items():
-        module.levels = plan[layer]
+    set_levels(model, plan)
     traced, layers = traced_layers(model)
     with torch.no_grad():
         structure = survey(traced, layers, Batch(tuple(EXACT[name].data()), {}, None))

@@ -65,7 +65,7 @@ def load_qcfs(path: Path) -> fx.GraphModule:
     found = _read(path)
     if not isinstance(found, Mapping) or not {"name", "classes", "levels", "state_dict"} <= found.keys():
         raise InvalidArgumentError(f"{str(path)!r} holds no QCFS network; benchmarks.train writes such files")
-    model = set_levels(replace_activations(build(found["name"], found["classes"])), LevelPlan(found["levels"]))
+    model = replace_activations(build(found["name"], found["classes"]), LevelPlan(found["levels"]))
     restore_bias_currents(model, found["state_dict"])
     model.load_state_dict(found["state_dict"])
     return model.eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import pascal_ext
 from benchmarks.compare import neurons
 from benchmarks.compare.rate_network import RateNetwork, depth
-from pascal_ext.activations import qcfs_layers
+from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
 
 # no sum of these lies on a threshold but for rounding, and all are exact in float64
@@ -178,8 +178,7 @@ def test_cos_waits_for_the_layers_before_and_all_steps_are_counted() -> None:
 @pytest.mark.parametrize(("kind", "extra"), [("if", 0), ("srp", 4), ("cos", 4)])
 def test_rates_approach_the_clipped_network_with_time(kind: str, extra: int) -> None:
     qcfs, images = qcfs_network()
-    for layer in qcfs_layers(qcfs).values():
-        layer.levels = 1024  # rate coding has as many levels as timesteps
+    set_levels(qcfs, 1024)  # rate coding has as many levels as timesteps
     with torch.no_grad():
         expected = qcfs(images)
         logits = RateNetwork(qcfs, kind, 1024, extra)(images)

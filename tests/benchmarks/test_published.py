@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks.published import PLANS, PublishedPlan
-from pascal_ext import LevelPlan, convert, replace_activations
+from pascal_ext import LevelPlan, convert, replace_activations, set_levels
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import effective_timesteps, fan_ins
 
@@ -42,8 +42,7 @@ def test_fan_ins_are_those_of_the_network(name: str, torchvision: ModuleType) ->
     )
     qcfs = replace_activations(torchvision.models.get_model(name, weights=None))
     levels = LevelPlan(dict(zip(qcfs_layers(qcfs), plan.levels, strict=True)))
-    for layer, module in qcfs_layers(qcfs).items():
-        module.levels = levels[layer]
+    set_levels(qcfs, levels)
     found = fan_ins(convert(qcfs))
     listed = (147, *plan.fan_in[1:])
     shortcuts = [ours - theirs for ours, theirs in zip(found.values(), listed, strict=True)]

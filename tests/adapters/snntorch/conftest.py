@@ -56,9 +56,7 @@ def images() -> Tensor:
 def qcfs(ann: nn.Module, images: Tensor) -> nn.Module:
     """The network with QCFS activations at 2, 5 and 3 levels."""
     network = pascal_ext.calibrate(pascal_ext.replace_activations(ann), [images], progress=False)
-    for name, levels in (("act", 2), ("block.act1", 5), ("block.act2", 3)):
-        network.get_submodule(name).levels = levels
-    return network
+    return pascal_ext.set_levels(network, {"act": 2, "block.act1": 5, "block.act2": 3})
 
 
 @pytest.fixture
