@@ -152,9 +152,10 @@ class FineTuning(L.LightningModule):
         teacher: the ReLU network to distil from.
         seed: of the augmentation.
         channels_last: the memory format that convolutions are fastest in, on CPUs and on GPUs in half precision.
-        compiled: compile the networks and the loss as one graph; needs a C++ compiler (CPU) or Triton (GPU). In eager
-            mode a QCFS and its gradient pass over memory some twenty times, which costs a small network on a CPU nearly
-            as much as its convolutions do.
+        compile_mode: compile the networks and the loss as one graph, in this mode of ``torch.compile``; needs a C++
+            compiler (CPU) or Triton (GPU). In eager mode a QCFS and its gradient pass over memory some twenty times,
+            which costs a small network on a CPU nearly as much as its convolutions do; on a GPU
+            ``"reduce-overhead"`` launches a step's hundreds of kernels as one CUDA graph.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class FineTuning(L.LightningModule):
         *,
         seed: int = 0,
         channels_last: bool = True,
-        compiled: bool = False,
+        compile_mode: str | None = None,
     ) -> None:
         super().__init__()
         if (teacher is None) != (recipe.distillation == "none"):
@@ -175,7 +176,9 @@ class FineTuning(L.LightningModule):
         self.student: nn.Module = _formatted(student, self.memory_format)
         self.source, self.recipe, self.seed = source, recipe, seed
         self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
-        self._objective = torch.compile(self.objective, dynamic=False) if compiled else self.objective
+        self._objective = self.objective
+        if compile_mode is not None:
+            self._objective = torch.compile(self.objective, dynamic=False, mode=compile_mode)
         self._started = time.monotonic()
         share = recipe.threshold_floor
         self.floors = {name: layer.threshold.detach() * share for name, layer in qcfs_layers(student).items()}
@@ -197,6 +200,9 @@ class FineTuning(L.LightningModule):
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
             _formatted(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
+        self.floors = {name: floor.to(self.device) for name, floor in self.floors.items()}
+        layers = qcfs_layers(self.student)
+        self._thresholds = [layers[name].threshold for name in self.floors]
 
     def on_train_epoch_start(self) -> None:
         self._started = time.monotonic()
@@ -238,8 +244,8 @@ class FineTuning(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
-            for name, layer in qcfs_layers(self.student).items():
-                layer.threshold.clamp_(min=self.floors[name].to(layer.threshold))
+            for threshold, floor in zip(self._thresholds, self.floors.values(), strict=True):
+                threshold.clamp_(min=floor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         layers = qcfs_layers(self.student)

@@ -41,7 +41,7 @@ def train(
         root: folder of the images, see :func:`benchmarks.data.read`.
         output: folder for what is written.
         resume: go on from ``output/last.ckpt`` where it is there.
-        compiled: see :class:`~benchmarks.finetuning.FineTuning`.
+        compiled: compile the training step; on one GPU, replay it as CUDA graphs.
         workers: processes that read images from disk.
         trainer: for :class:`lightning.Trainer`: devices, precision ...
 
@@ -84,7 +84,9 @@ def train(
     )
     device = lightning.strategy.root_device
     student = run.student(relu.to(device), calibration).train()
-    module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, compiled=compiled)
+    graphs = device.type == "cuda" and lightning.world_size == 1  # DDP's own work on gradients is no part of a graph
+    mode = "reduce-overhead" if graphs else "default"
+    module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, compile_mode=mode if compiled else None)
     lightning.fit(module, images, ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None

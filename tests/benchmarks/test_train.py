@@ -114,9 +114,9 @@ def test_a_compiled_step_is_the_same_step() -> None:
     inputs, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
     pascal_ext.calibrate(student, [inputs], progress=False)
     found = []
-    for compiled in (False, True):
+    for mode in (None, "default"):
         trainee = copy.deepcopy(student).train()
-        module = FineTuning(trainee, SOURCE, Recipe(distillation="kl"), relu, compiled=compiled)
+        module = FineTuning(trainee, SOURCE, Recipe(distillation="kl"), relu, compile_mode=mode)
         loss, logits = module._objective(inputs, labels)
         loss.backward()
         found.append((loss, logits, [parameter.grad for parameter in trainee.parameters()]))
