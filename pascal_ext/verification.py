@@ -19,9 +19,10 @@ from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops.pasc_if import quantise
-from pascal_ext.ops.pasc_if.ties import TIE
 from pascal_ext.qcfs import QCFS
 from pascal_ext.tracing import trace
+
+SAME = 64.0  # logits that are so many ε of the largest apart are equal, but for the rounding of sums of some thousands
 
 
 @dataclass(frozen=True)
@@ -223,14 +224,14 @@ def _batch_size(output: Any) -> int:
 def _differing(expected: Any, found: Any) -> int:
     """Samples for which the classes of any output differ.
 
-    Classes that ``expected`` itself puts at the same height, to within the rounding of a sum (TIE · ε, see
-    :mod:`pascal_ext.ops.pasc_if.ties`), are one answer: which of them is the largest says nothing.
+    Classes that ``expected`` itself puts at the same height, to within the rounding of a sum (:data:`SAME`), are one
+    answer: which of them is the largest says nothing.
     """
     differs: Tensor | None = None
     for a, b in zip(_tensors(expected), _tensors(found), strict=True):
         if a.ndim >= 2 and a.shape[1] > 1:
             largest = a.abs().masked_fill(a.isinf(), 0).amax(1)
-            tolerance = TIE * torch.finfo(a.dtype).eps * largest if a.is_floating_point() else 0
+            tolerance = SAME * torch.finfo(a.dtype).eps * largest if a.is_floating_point() else 0
             below = a.amax(1) - a.gather(1, b.argmax(1, keepdim=True)).squeeze(1)
             here = ~(below <= tolerance) | (b.isnan() & ~a.isnan()).any(1)
             here = here.flatten(1).any(1) if a.ndim > 2 else here

@@ -76,7 +76,8 @@ def assert_settles_as_torch(x_seq: Tensor, levels: int) -> int:
     """
     assert TRITON.settled is not None
     total = 0
-    noise = torch.rand(x_seq.shape, device=x_seq.device).sub(0.5) * 4 * margin(levels, x_seq.dtype, x_seq.device.type)
+    least, _ = margin(levels, x_seq.dtype, x_seq.device.type)
+    noise = torch.rand(x_seq.shape, device=x_seq.device).sub(0.5) * 4 * least
     for threshold in thresholds(x_seq, levels):
         off = noise * threshold.abs().max() / levels if len(x_seq) == 1 else 0 * noise  # sums of it would be rounded
         shifted = (x_seq + off).to(x_seq.dtype)

@@ -1,6 +1,8 @@
-"""Rounding ties: the reference decides between the two levels that meet, and nowhere else."""
+"""Rounding ties: the reference decides between the levels that rounding cannot tell apart, and nowhere else."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from benchmarks.models import build
 from pascal_ext import calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.ops.pasc_if import pasc_if_settled, quantise, ties
-from pascal_ext.ops.pasc_if.ties import TIE, margin
+from pascal_ext.ops.pasc_if.ties import TF32_TIE, TIE, margin, margins
 from tests.networks import EXACT, alive, quantised
 
 EPS = torch.finfo(torch.float32).eps
@@ -69,6 +71,13 @@ def test_per_channel_thresholds() -> None:
     assert int(changed) == 2
 
 
+def test_margins_are_those_of_the_largest_threshold() -> None:
+    assert torch.equal(margins(torch.tensor(-3.0), 4, torch.float32), torch.tensor(4 * TIE * EPS))
+    found = margins(torch.tensor([1.0, -2.0, 0.5, 1e-6]), 4, torch.float32)
+    torch.testing.assert_close(found, 4 * TIE * EPS * torch.tensor([2, 1, 4, 2e6]))
+    assert margins(torch.tensor([1.0, 1e-6]), 4, torch.bfloat16).tolist() == [0.5, 0.5]
+
+
 def test_half_precision_has_a_margin_of_half_a_level_at_most() -> None:
     z = torch.tensor([[0.5, 0.55, 0.45]], dtype=torch.bfloat16)  # u = 2.5 and thereabouts, at L = 4
     settled, _ = settle_ties(z, 1.0, 4, torch.tensor([1, 2, 3]))
@@ -88,13 +97,28 @@ def test_ties_in_a_network(name: str) -> None:
         for layer in qcfs_layers(qcfs).values():
             unit = 2 * layer.levels * 0.03
             layer.threshold.copy_((layer.threshold / unit).round().clamp(min=1) * unit)
-    data = [torch.randint(-3, 4, (256, 3, 6, 6)) * 0.3]
+    assert_ties_are_settled(qcfs, torch.randint(-3, 4, (256, 3, 6, 6)) * 0.3)
+
+
+def test_nearly_dead_channels() -> None:
+    """Their thresholds are small and their sums are not, so rounding moves them by more than a level."""
+    relu = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3, bias=False), nn.ReLU())
+    qcfs = replace_activations(relu, 5)
+    first, second = qcfs_layers(qcfs).values()
+    with torch.no_grad():
+        qcfs.get_submodule("2").weight.copy_(torch.randn(8, 16, 3, 3).mul(10).round() * 0.1)  # many sums are 0
+        first.threshold.fill_(0.7)
+        second.threshold.data = torch.tensor([1.0, 1e-6, 1e-4, -1e-6] * 2)
+    assert_ties_are_settled(qcfs, torch.randn(256, 3, 6, 6))
+
+
+def assert_ties_are_settled(qcfs: nn.Module, images: Tensor) -> None:
     snn = convert(qcfs)
-    report = verify(qcfs, snn, data, progress=False)
+    report = verify(qcfs, snn, [images], progress=False)
     assert report.mismatched_counts == 0
     assert report.ties > 0
     snn.settle_ties = False
-    unsettled = verify(qcfs, snn, data, progress=False)
+    unsettled = verify(qcfs, snn, [images], progress=False)
     assert unsettled.ties == 0
     assert unsettled.mismatched_counts >= report.ties
 
@@ -136,10 +160,11 @@ def test_the_margin_knows_what_torch_may_do(allowed: bool) -> None:
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32 = products.allow_tf32 = allowed
     try:
-        assert margin(4, torch.float32, "cpu") == 4 * TIE * EPS
-        assert margin(4, torch.float64, "cuda") < 1e-12
-        assert margin(4, torch.bfloat16, "cuda") == 0.5
-        assert margin(4, torch.float32, "cuda") == 4 * TIE * (2.0**-11 if allowed else EPS)
+        assert margin(4, torch.float32, "cpu") == (4 * TIE * EPS, math.inf)
+        assert margin(4, torch.float64, "cuda")[0] < 1e-12
+        assert margin(4, torch.bfloat16, "cuda") == (0.5, 0.5)
+        tf32 = (4 * TF32_TIE * 2.0**-11, 0.5)
+        assert margin(4, torch.float32, "cuda") == (tf32 if allowed else (4 * TIE * EPS, math.inf))
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
 

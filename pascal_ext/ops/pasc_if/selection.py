@@ -16,8 +16,8 @@ from pascal_ext.errors import BackendError, InvalidArgumentError
 _logger = logging.getLogger("pascal_ext")
 _backends: dict[str, Backend] = {}
 
-# By type of device, what "auto" tries in turn; elsewhere "torch". Where there is no Triton there is CuPy for those who
-# ask for it; its kernel has run on a GPU, but has not been held against the reference there.
+# By type of device, what "auto" tries in turn; elsewhere "torch". CuPy is for those who ask for it: it settles no ties,
+# so that networks, which do unless told otherwise, would have little of it.
 AUTO: dict[str, tuple[str, ...]] = {"cuda": ("triton", "torch")}
 
 
@@ -112,8 +112,13 @@ def _fastest(device: str, dtype: torch.dtype) -> str:
 
 def _fails(backend: Backend, example: Tensor) -> str:
     """How a backend that should run fails: Triton, for one, where there is no C compiler; empty where it does not."""
+    threshold, step = torch.ones((), device=example.device), example[0]
     try:
-        backend.spikes(example, torch.ones((), device=example.device), 1)
+        backend.spikes(example, threshold, 1)
+        if backend.settled is not None:
+            backend.settled(example, threshold, 1, torch.zeros_like(step, dtype=torch.uint8))
+        if backend.activation is not None:
+            backend.activation(step, threshold, 1, torch.empty_like(step), None)
     except Exception as error:  # whatever a toolchain may raise
         return f"{type(error).__name__}: {error}"
     return ""

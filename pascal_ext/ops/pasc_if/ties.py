@@ -2,42 +2,59 @@
 
 A simulated current and the pre-activation of the ANN are the same number, rounded differently: a sum of n products,
 summed in another order, or with the threshold multiplied into the weights first, differs by about ``√n · ε ·
-max|partial sum|``. In units of the firing threshold λ/L, partial sums reach a few times L, and n some thousands; so a
-tie is
+max|partial sum|``. Partial sums are of the size of what the layer's channels put out, so of the largest of their
+thresholds, and n is some thousands. The counts k of a
+pass in the ANN's own arithmetic therefore stand for a simulated u = z·L/λ + 1/2 that is as near to them as
 
-    |u − b|  <=  min(TIE · ε · L, 1/2),    u = z·L/λ + 1/2,    b the nearest boundary between two levels
+    k − m  <=  u  <=  k + 1 + m,    m = TIE · ε · L · max|λ|/|λ|
 
-with TIE = 64 and ε of the currents' dtype: 6e-5 of a level in float32 at L = 8. In float32 about one neuron in a
-million falls on the other side of its boundary than in the ANN, and in a deep network one flipped spike flips others.
+(with no lower bound at k = 0, and no upper one at k = L), where TIE = 512, ε is that of the currents' dtype, and the
+maximum goes over the layer's channels: 5e-4 of a level in float32 at L = 8 where λ is the largest. In a channel that is
+nearly dead λ is small and the sums are not, so there m is larger. Single layers with random weights were up to
+97 · ε · max|λ| from float64 (VGG-16), trained ones up to 10.
+
+In float32 about one neuron in a million falls on the other side of its boundary than in the ANN, and in a deep network
+one flipped spike flips others.
 
 Where torch may round the factors of float32 products to TF32, as convolutions on CUDA by default, λ/L · k and the
-spikes that stand for it are rounded apart before anything is added up, and ε is TF32's 2⁻¹¹. Far more neurons then fall
-on the other side than in float32.
+spikes that stand for it are rounded apart before anything is added up: TF32_TIE = 64, of TF32's ε = 2⁻¹¹. Far more
+neurons then fall on the other side than in float32.
 
-So the counts of a pass in the ANN's own arithmetic settle ties, between the two levels that meet at the boundary, and
-nothing else: a count further away stands as simulated. (In half precision the currents themselves are known to about a
-level only, and the margin is all there is: the ANN's rounding then decides between neighbouring levels.)
+A count further away stands as simulated. In TF32 and half precisions, which know the currents to about a level only, m
+is 1/2 at most: the ANN's rounding then decides between neighbouring levels.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-TIE = 64.0
-TF32_EPSILON = 2.0**-11
+TIE = 512.0
+TF32_TIE, TF32_EPSILON = 64.0, 2.0**-11
+COARSE = 1e-4  # a dtype of a larger ε knows currents to about a level only
 
 
-def margin(levels: int, dtype: torch.dtype, device: str) -> float:
-    """How far from its boundary a tie is, at most, in levels.
+def margin(levels: int, dtype: torch.dtype, device: str) -> tuple[float, float]:
+    """m in levels, where λ is the largest; and the largest m in other channels.
 
     Args:
         levels: L.
         dtype: of the currents.
         device: its type.
     """
-    is_tf32 = dtype == torch.float32 and device == "cuda" and _allows_tf32()
-    return min(TIE * (TF32_EPSILON if is_tf32 else torch.finfo(dtype).eps) * levels, 0.5)
+    tie, epsilon = TIE, torch.finfo(dtype).eps
+    if dtype == torch.float32 and device == "cuda" and _allows_tf32():
+        tie, epsilon = TF32_TIE, TF32_EPSILON
+    widest = 0.5 if epsilon > COARSE else math.inf
+    return min(tie * epsilon * levels, widest), widest
+
+
+def margins(threshold: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """m in levels; in the shape of λ, one value or one for each channel."""
+    size, (least, widest) = threshold.abs(), margin(levels, dtype, threshold.device.type)
+    return (size.amax() / size * least).clamp(max=widest)
 
 
 def _allows_tf32() -> bool:
@@ -50,21 +67,20 @@ def _allows_tf32() -> bool:
     return bool(backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32)
 
 
-def settle(u: Tensor, levels: int, reference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Counts ``clip(⌊u⌋, 0, L)``, but for ties, which ``reference`` decides.
+def settle(u: Tensor, levels: int, reference: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts ``clip(⌊u⌋, 0, L)``, but for those that ``reference`` may decide.
 
     Args:
         u: ``z·L/λ + 1/2`` as simulated, [N, ...].
         levels: L.
         reference: counts from a pass in the ANN's own arithmetic, [N, ...], of any integer dtype that holds L.
-        dtype: of the currents; its ε says how wide a tie is.
+        within: what :func:`margins` says, broadcastable against ``u``.
 
     Returns:
         Counts in the dtype of ``reference``, and how many of them it has changed.
     """
     counts = u.floor().clamp_(0, levels).to(reference.dtype)
-    boundary = u.round()
-    tie = (u - boundary).abs() <= margin(levels, dtype, u.device.type)
-    meets = (reference >= (boundary - 1).clamp(0, levels)) & (reference <= boundary.clamp(0, levels))
-    settled = torch.where(tie & meets, reference, counts)
+    not_below = (reference == 0) | (u >= reference - within)
+    not_above = (reference == levels) | (u <= reference + (1 + within))
+    settled = torch.where(not_below & not_above, reference, counts)
     return settled, (settled != counts).sum()

@@ -48,11 +48,12 @@ def _launch(
 ) -> Tensor:
     by, window = divisor(threshold, x_seq, levels), x_seq.shape[0]
     neurons, step_stride = x_seq[0].numel(), x_seq.stride(0)
+    largest = by.value if reference is None or by.channels == 1 else torch.linalg.vector_norm(by.value, torch.inf)
     if neurons:
         with torch.cuda.device_of(x_seq):
             _kernels().pasc_if_kernel[(-(-neurons // BLOCK),)](
-                x_seq, by.value, reference, out, ties, neurons, step_stride,
-                margin(levels, x_seq.dtype, x_seq.device.type),
+                x_seq, by.value, largest, reference, out, ties, neurons, step_stride,
+                *margin(levels, x_seq.dtype, x_seq.device.type),
                 channels=by.channels, inner=by.inner, window=window, levels=levels, powers_of_two=by.powers_of_two,
                 counts=counts, settles=reference is not None,
                 wide=max(neurons * levels, step_stride * window) > INDEXABLE, block=BLOCK,

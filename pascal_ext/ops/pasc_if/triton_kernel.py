@@ -13,13 +13,14 @@ import triton.language as tl
 
 @triton.jit
 def pasc_if_kernel(
-    x_ptr, threshold_ptr, reference_ptr, out_ptr, ties_ptr, neurons, step_stride, margin,
+    x_ptr, threshold_ptr, largest_ptr, reference_ptr, out_ptr, ties_ptr, neurons, step_stride, margin, widest,
     channels: tl.constexpr, inner: tl.constexpr, window: tl.constexpr, levels: tl.constexpr,
     powers_of_two: tl.constexpr, counts: tl.constexpr, settles: tl.constexpr, wide: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One program for ``block`` neurons: read their currents once, write their train, or their count, once.
 
-    With ``settles``, ``reference_ptr`` holds the counts that decide ties, and how many were is added to ``ties_ptr``.
+    With ``settles``, ``reference_ptr`` holds the counts that decide ties, and how many were is added to ``ties_ptr``;
+    ``largest_ptr`` holds the largest threshold; see :func:`pascal_ext.ops.pasc_if.ties.margin` for the other two.
     """
     index = _index(wide, block)
     inside = index < neurons
@@ -31,7 +32,9 @@ def pasc_if_kernel(
     u = _shifted(total, threshold, window, levels, powers_of_two, block)
     if settles:
         reference = tl.load(reference_ptr + index, mask=inside, other=0).to(tl.int32)
-        settled, changed = _settle(u, reference, levels, margin)
+        largest = tl.abs(tl.load(largest_ptr))
+        within = tl.minimum(largest / tl.abs(threshold) * margin, widest)  # as ties.margins
+        settled, changed = _settle(u, reference, levels, within)
         ties = tl.sum((changed & inside).to(tl.int64))
         tl.atomic_add(ties_ptr, ties, mask=ties > 0)
         for time in tl.static_range(levels):
@@ -126,17 +129,12 @@ def _count(u, levels: tl.constexpr):
 
 
 @triton.jit
-def _settle(u, reference, levels: tl.constexpr, margin):
+def _settle(u, reference, levels: tl.constexpr, within):
     """Counts and whether ``reference`` has changed them; see :func:`pascal_ext.ops.pasc_if.ties.settle`."""
     count = _count(u, levels).to(tl.int32)
-    near = tl.minimum(tl.maximum(u, -1.0), levels + 1.0)  # ties further away change nothing
-    below = tl.floor(near)
-    rest = near - below
-    is_odd = below - 2.0 * tl.floor(below * 0.5) != 0.0
-    boundary = below + tl.where((rest > 0.5) | ((rest == 0.5) & is_odd), 1.0, 0.0)  # halves to even, as torch.round
-    high = tl.minimum(tl.maximum(boundary, 0.0), levels).to(tl.int32)
-    low = tl.minimum(tl.maximum(boundary - 1.0, 0.0), levels).to(tl.int32)
-    takes = (tl.abs(near - boundary) <= margin) & (reference >= low) & (reference <= high)
+    not_below = (reference == 0) | (u >= reference - within)
+    not_above = (reference == levels) | (u <= reference + (1 + within))
+    takes = not_below & not_above
     return tl.where(takes, reference, count), takes & (reference != count)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pascal_ext.ops.pasc_if.closed_form import closed_form, shifted
-from pascal_ext.ops.pasc_if.ties import settle
+from pascal_ext.ops.pasc_if.ties import margins, settle
 from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 
@@ -54,17 +54,17 @@ def pasc_if_settled(
         reference: counts [N, ...] of any integer dtype that holds L, from a pass in the ANN's own arithmetic.
     """
     threshold = broadcastable(v_threshold, x_seq, 2)
-    window = x_seq.shape[0]
+    within, window = margins(threshold, levels, x_seq.dtype), x_seq.shape[0]
     if not can_tile(x_seq):
         u = shifted(_total(x_seq), threshold, levels, window)
-        counts, ties = settle(u, levels, reference, x_seq.dtype)
+        counts, ties = settle(u, levels, reference, within)
         return train_of(counts, levels, x_seq.dtype), ties
     train = empty_train(x_seq, levels)
     ties = torch.zeros((), dtype=torch.int64)
-    for by, settled, *pieces in tiles((threshold,), 1, reference, *x_seq.unbind(0), *train.unbind(0)):
+    for by, near, settled, *pieces in tiles((threshold, within), 1, reference, *x_seq.unbind(0), *train.unbind(0)):
         u = shifted(_total(pieces[:window]), by, levels, window)
         if not torch.equal(u.clamp(0, levels).to(settled.dtype), settled):  # rare: ties are
-            counts, changed = settle(u, levels, settled, x_seq.dtype)
+            counts, changed = settle(u, levels, settled, near)
             u = counts.to(u.dtype)
             ties += changed
         for time, emitted in enumerate(pieces[window:], start=1):
