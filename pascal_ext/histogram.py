@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pascal_ext import distributed
@@ -92,27 +93,38 @@ class Histogram:
             reached = counts.cumsum(1) >= (percentile / 100) * counts.sum(1, keepdim=True)
             edge = (reached.long().argmax(1) + 1) * (self.upper.cpu() / self.bins)
             return torch.minimum(edge, largest)
-        return least_squares(counts, self.centres.cpu(), largest, levels)
+        return least_squares(counts, self.upper.cpu() / self.bins, largest, levels)
 
 
-def least_squares(counts: Tensor, centres: Tensor, largest: Tensor, levels: int) -> Tensor:
+def least_squares(counts: Tensor, width: Tensor, largest: Tensor, levels: int) -> Tensor:
     r"""The λ of least squared error :math:`\sum_a (a - \mathrm{QCFS}_\lambda(a))^2` for each row of a histogram.
 
+    With θ = λ/L, QCFS(a) is θ times the number of k in 1 ... L with a >= (k - 1/2)θ, and the sum of the first n odd
+    numbers is n². So, but for Σ a², the error is made of sums over the activations above boundaries, which are added up
+    once for all candidates:
+
+    .. math::
+        \sum_{k=1}^{L} \Big( (2k - 1)\, \theta^2 \sum_{a \ge (k - 1/2)\theta} 1
+        - 2 \theta \sum_{a \ge (k - 1/2)\theta} a \Big)
+
     Args:
-        counts: [C, bins], how often each activation occurs.
-        centres: [C, bins], the activations.
+        counts: [C, bins], how often the activations in each bin occur; all of them count as its middle.
+        width: [C], of the bins.
         largest: [C], the largest activation; candidates are ``CANDIDATES`` fractions of it.
         levels: L.
 
     Returns:
         [C], the best candidate; 0 where the largest activation is.
     """
-    best = largest.clone().double()
-    least = torch.full_like(best, math.inf)
+    middles = torch.arange(counts.shape[1], dtype=torch.float64) + 0.5  # lengths are in bins from here on
+    above, sums = (F.pad(x, (0, 1)).flip(1).cumsum(1).flip(1) for x in (counts, counts * middles))
+    length = torch.where(largest > 0, largest / width, 0.0)
+    odd = torch.arange(1, 2 * levels, 2)  # 2k - 1
+    best, least = largest.clone().double(), torch.full_like(length, math.inf)
     for step in range(1, CANDIDATES + 1):
-        threshold = (largest.double() * (step / CANDIDATES)).clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(1)
-        quantised = (centres * levels / threshold + 0.5).floor().clamp(0, levels) * (threshold / levels)
-        error = (counts * (centres - quantised).square()).sum(1)
+        theta = (length * (step / CANDIDATES) / levels).unsqueeze(1)
+        first = (theta * odd / 2 - 0.5).ceil().long().clamp(0, counts.shape[1])  # bin whose middle is not below
+        error = (odd * theta.square() * above.gather(1, first) - 2 * theta * sums.gather(1, first)).sum(1)
         better = error < least
-        least, best = torch.where(better, error, least), torch.where(better, threshold.squeeze(1), best)
+        least, best = torch.where(better, error, least), torch.where(better, largest * (step / CANDIDATES), best)
     return torch.where(largest > 0, best, 0.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from pascal_ext.histogram import Histogram
+from pascal_ext.histogram import CANDIDATES, Histogram
 
 
 def filled(parts: list[Tensor], bins: int = 64) -> Histogram:
@@ -46,3 +47,26 @@ def test_centres_are_near_the_values() -> None:
     mean = (histogram.counts * histogram.centres).sum(1) / histogram.counts.sum(1)
     exact = torch.cat(parts, 1).double().mean(1)
     assert ((mean - exact).abs() <= histogram.upper / histogram.bins / 2).all()
+
+
+def error(histogram: Histogram, threshold: Tensor, levels: int) -> Tensor:
+    """Of QCFS, literally, for each channel."""
+    by = threshold.unsqueeze(1)
+    quantised = (histogram.centres * levels / by + 0.5).floor().clamp(0, levels) * (by / levels)
+    return (histogram.counts * (histogram.centres - quantised).square()).sum(1)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 8, 32])
+def test_the_threshold_has_the_least_squared_error(levels: int) -> None:
+    histogram = filled([part.pow(2) for part in values()])
+    found = error(histogram, histogram.threshold(levels), levels)
+    candidates = [histogram.largest * step / CANDIDATES for step in range(1, CANDIDATES + 1)]
+    least = torch.stack([error(histogram, candidate, levels) for candidate in candidates]).amin(0)
+    torch.testing.assert_close(found, least, rtol=1e-9, atol=0)
+
+
+def test_a_channel_without_activations_has_no_threshold() -> None:
+    histogram = filled([torch.tensor([[0.0, 0.0], [0.0, 2.0]])])
+    found = histogram.threshold(4)
+    assert found[0] == 0
+    assert found[1] > 0
