@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.data.distributed import DistributedSampler
 
-from benchmarks import torchvision_cpu
 from benchmarks.data import Batch, Source, evenly, stacked
 from benchmarks.lightning_cpu import L
 from pascal_ext.activations import qcfs_layers, set_levels
@@ -39,10 +37,6 @@ class Recipe:
         distillation: ``"kl"``: (1 - share)·CE + share·τ²·KL(teacher ‖ student) at temperature τ; ``"logits"``: the
             squared distance between the logits in place of the divergence; ``"none"``: CE alone.
         share, temperature: of the distillation.
-        mixup: α of Beta(α, α), by whose draws the images of a batch are mixed with each other, and their labels (Zhang
-            et al., arXiv 1710.09412). With a teacher it is what keeps long training from fitting the training images
-            alone (Beyer et al., *Knowledge distillation: a good teacher is patient and consistent*, arXiv 2106.05237).
-            0: no mixing.
         threshold_floor: no step leaves a threshold under this share of its first value. SGD knows no bounds, and a
             threshold that crosses zero turns its layer's sign around and does not come back.
         batch_norm_images: training images that batch norms take their statistics from at the end; 0: they keep the
@@ -58,7 +52,6 @@ class Recipe:
     distillation: str = "none"
     share: float = 0.7
     temperature: float = 3.0
-    mixup: float = 0.0
     threshold_floor: float = 0.05
     batch_norm_images: int = 10_000
 
@@ -70,13 +63,9 @@ class Recipe:
         for name in ("share", "warmup", "threshold_floor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidArgumentError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.mixup < 0:
-            raise InvalidArgumentError(f"mixup must be 0 or more, got {self.mixup}")
 
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
-        """The loss of a batch: logits [N, C], labels [N] or probabilities [N, C], the teacher's logits [N, C] where it
-        has one.
-        """
+        """The loss of a batch: logits [N, C], labels [N], the teacher's logits [N, C] where it has one."""
         cross_entropy = F.cross_entropy(logits, labels)
         if teacher_logits is None:
             return cross_entropy
@@ -186,7 +175,6 @@ class FineTuning(L.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.student: nn.Module = _formatted(student, self.memory_format)
         self.source, self.recipe, self.seed = source, recipe, seed
-        self._mix = _mixup(recipe.mixup, source.classes) if recipe.mixup else None
         self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
         self._objective = self.objective
         if compile_mode is not None:
@@ -228,10 +216,7 @@ class FineTuning(L.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         images, labels = batch
-        inputs = self._inputs(self.source.augment(images))
-        if self._mix is not None:
-            inputs, labels = self._mix(inputs, labels)
-        loss, logits = self._objective(inputs, labels)
+        loss, logits = self._objective(self._inputs(self.source.augment(images)), labels)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         self.log("train_accuracy", _hits(logits, labels), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
@@ -275,19 +260,9 @@ class FineTuning(L.LightningModule):
         return self.source.normalise(images).to(memory_format=self.memory_format)
 
 
-def _mixup(alpha: float, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Images and labels of a batch -> images mixed with each other, and probabilities [N, C]."""
-    torchvision_cpu.load()
-    from torchvision.transforms import v2
-
-    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = v2.MixUp(alpha=alpha, num_classes=classes)
-    return mix
-
-
 def _formatted(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
     return model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
-    labels = labels.argmax(1) if labels.ndim > 1 else labels
     return (logits.argmax(1) == labels).float().mean()

@@ -179,7 +179,6 @@ def main(
     distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
     share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
-    mixup: Annotated[float, typer.Option(min=0, help="Mix images by draws from Beta(α, α); 0: none.")] = DEFAULT.mixup,
     batch_norm_images: Annotated[
         int, typer.Option(min=0, help="Training images for the batch norms' statistics at the end; 0: running ones.")
     ] = DEFAULT.batch_norm_images,
@@ -209,7 +208,6 @@ def main(
             distillation=distillation.value,
             share=share,
             temperature=temperature,
-            mixup=mixup,
             batch_norm_images=batch_norm_images,
         )
         run = Run(
