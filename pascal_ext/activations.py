@@ -13,6 +13,10 @@ from pascal_ext.qcfs import QCFS
 from pascal_ext.tracing import activation_ceiling, trace
 
 M = TypeVar("M", bound=nn.Module)
+NO_QCFS_LAYERS = (
+    "the model has no QCFS layers; pascal_ext.replace_activations(model) puts them in place of ReLU, ReLU6, "
+    "Hardtanh(0, a) and clamp(min=0), where it has these"
+)
 
 
 def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS) -> fx.GraphModule:
@@ -68,7 +72,7 @@ def set_levels(model: M, levels: Levels) -> M:
     """
     layers = qcfs_layers(model)
     if not layers:
-        raise InvalidArgumentError("the model has no QCFS layers; make some with pascal_ext.replace_activations(model)")
+        raise InvalidArgumentError(NO_QCFS_LAYERS)
     for name, wanted in levels_of(levels, layers).items():
         layers[name].levels = wanted
     return model

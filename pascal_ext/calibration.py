@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from pascal_ext.activations import qcfs_layers
+from pascal_ext.activations import NO_QCFS_LAYERS, qcfs_layers
 from pascal_ext.correction import find_corrections, insert_bias_currents, settled
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
@@ -75,7 +75,7 @@ def calibrate(
         raise InvalidArgumentError(f"per_channel={per_channel!r}: it is True, False, or 'auto' with correct='bias'")
     layers = {name: layer for name, layer in qcfs_layers(model).items() if only is None or name in only}
     if not layers:
-        raise InvalidArgumentError("the model has no QCFS layers; make some with pascal_ext.replace_activations(model)")
+        raise InvalidArgumentError(NO_QCFS_LAYERS)
     desc = "calibrate" if progress else None
     biases: dict[str, Tensor] = {}
     if correct is None:
