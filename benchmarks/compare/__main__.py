@@ -196,7 +196,7 @@ def report(
         (output / "points.csv").write_text(tables.to_csv(comparisons), encoding="utf-8")
         (output / "tables.md").write_text(tables.document(comparisons), encoding="utf-8")
         for comparison in comparisons:
-            for name, suffix in itertools.product(figures.FIGURES, ("png", "svg")):
+            for name, suffix in itertools.product(figures.drawable(comparison), ("png", "svg")):
                 figures.save(comparison, name, output / f"{figures.slug(comparison)}-{name}.{suffix}")
         typer.echo(f"{len(found)} rows: {output / 'report.html'}")
 

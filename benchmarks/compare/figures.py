@@ -19,35 +19,41 @@ _MARKED = {2**power for power in range(12)}
 X = Callable[[Point], "float | None"]
 
 
-def steps_figure(comparison: Comparison, palette: Mapping[str, str] = THEMED) -> Any:
+def _timesteps(comparison: Comparison) -> list[tuple[str, X]]:
     """Accuracy against the steps that a layer is simulated for, and against those until the answer."""
-    axes: list[tuple[str, X]] = [
+    return [
         ("timesteps per layer", lambda point: point.per_layer),
         ("steps until the answer", lambda point: point.latency),
     ]
-    return _figure(comparison, axes, palette)
 
 
-def energy_figure(comparison: Comparison, palette: Mapping[str, str] = THEMED) -> Any:
+def _costs(comparison: Comparison) -> list[tuple[str, X]]:
     """Accuracy against estimated energy and against time, both relative to the ReLU network."""
 
     def energy(point: Point) -> float | None:
         return None if point.joules is None or not comparison.ann_joules else point.joules / comparison.ann_joules
 
-    axes: list[tuple[str, X]] = [
+    return [
         ("estimated energy / ReLU network", energy),
         ("simulation time / ReLU network", lambda point: point.time_ratio),
     ]
-    return _figure(comparison, axes, palette)
 
 
-FIGURES = {"steps": steps_figure, "energy": energy_figure}
+FIGURES = {"steps": _timesteps, "energy": _costs}  # name -> what each panel shows accuracy against
+
+
+def drawable(comparison: Comparison) -> list[str]:
+    """The names of the figures that there are numbers for; a comparison may be one of accuracies alone."""
+    points = [point for curve in comparison.curves for point in curve.points]
+    return [
+        name for name, panels in FIGURES.items() if any(x(point) for _, x in panels(comparison) for point in points)
+    ]
 
 
 def svg(comparison: Comparison, name: str) -> str:
     """One of :data:`FIGURES` for a page, with the page's colours."""
     with _saving():
-        return themed_svg(FIGURES[name](comparison), f"{name}-{slug(comparison)}")
+        return themed_svg(_figure(comparison, FIGURES[name](comparison), THEMED), f"{name}-{slug(comparison)}")
 
 
 def slug(comparison: Comparison) -> str:
@@ -57,7 +63,7 @@ def slug(comparison: Comparison) -> str:
 
 def save(comparison: Comparison, name: str, path: Path) -> None:
     """Write one of :data:`FIGURES` into ``path``, .png or .svg, in the light colours."""
-    figure = FIGURES[name](comparison, LIGHT)
+    figure = _figure(comparison, FIGURES[name](comparison), LIGHT)
     with _saving():
         figure.savefig(
             path, dpi=160, facecolor=LIGHT[PAPER], metadata={"Date": None} if path.suffix == ".svg" else None

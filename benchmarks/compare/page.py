@@ -41,6 +41,7 @@ def html(comparisons: Sequence[Comparison], rows: Iterable[Mapping[str, Any]]) -
         facts=_facts(comparisons, rows),
         energies=HOROWITZ_45NM,
         svg=figures.svg,
+        drawable=figures.drawable,
         near=NEAR,
         nearest=nearest,
         costs=costs,

@@ -145,6 +145,15 @@ def test_a_report_needs_rows_alone(rows_file: Path, tmp_path: Path, monkeypatch:
     assert len(lines) == 1 + 7 * T + 3
 
 
+def test_a_report_of_accuracies_alone(rows_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    rows = [line for line in rows_file.read_text().splitlines(keepends=True) if json.loads(line)["shard"] is not None]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    invoke("report", "--rows", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path))
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"digits-digits-steps"}
+    assert "simulation time, relative" not in (tmp_path / "report.html").read_text()
+
+
 ROW = {"suite": "digits", "model": "digits", "data": "digits", "network": "", "method": "sj-max", "T": 2, "seed": 0}
 ROW |= {"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]}
 ROW |= {
