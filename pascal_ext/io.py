@@ -136,8 +136,12 @@ def _check_target(root: nn.Module, path: str, op: str) -> None:
 def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     """The constructor arguments of a torch module, read back from its attributes of the same names."""
     options: dict[str, Any] = {}
-    for option, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
-        if option in ("device", "dtype") or isinstance(module, nn.Identity):  # which takes anything
+    constructor = type(module).__init__
+    has_options = constructor is not nn.Module.__init__ and not isinstance(module, nn.Identity)  # nn.Sigmoid has none
+    for option, parameter in list(inspect.signature(constructor).parameters.items())[1:] if has_options else ():
+        if option in ("device", "dtype"):
+            continue
+        if isinstance(module, nn.Hardtanh) and option in ("min_value", "max_value"):  # old names
             continue
         value = getattr(module, option, parameter.empty)
         if option == "bias" and (isinstance(value, Tensor) or value is None):

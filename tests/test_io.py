@@ -105,6 +105,24 @@ def test_dtypes_come_back(snn: SpikingNetwork, dtype: torch.dtype, tmp_path: Pat
         assert torch.equal(twin(x), snn(x))
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.Sigmoid(), nn.Softmax2d(), nn.Identity(3, unused=4)),  # without a constructor of their own
+        *(nn.Hardtanh(-1, 1), nn.GELU("tanh"), nn.PReLU(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, affine=False)),
+        *(nn.Upsample(scale_factor=2, mode="bilinear"), nn.AdaptiveAvgPool2d((2, None)), nn.Unflatten(1, (2, 2))),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_of_torch(layer: nn.Module, tmp_path: Path) -> None:
+    images = torch.randn(2, 3, 8, 8)
+    relu = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), layer).eval()
+    snn = convert(relu, [images], on_unsupported="analog", progress=False)
+    save(snn, tmp_path / "snn.safetensors")
+    with torch.inference_mode():
+        assert torch.equal(load(tmp_path / "snn.safetensors")(images), snn(images))
+
+
 @pytest.mark.parametrize("name", sorted(UNSAVEABLE))
 def test_layers_that_a_file_cannot_hold(name: str, tmp_path: Path) -> None:
     case = {**ANALOG, **EXACT}[name]
