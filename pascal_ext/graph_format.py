@@ -22,6 +22,7 @@ _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
     "pascal_ext:call_scaled": call_scaled,
     "builtins:getattr": getattr,
+    "torch:_assert": torch._assert,
 }
 _MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
 _ATOMS = (str, int, float, bool, type(None))

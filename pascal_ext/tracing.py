@@ -6,8 +6,11 @@ import copy
 import inspect
 import math
 import operator
+import os
 import sys
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,8 +96,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
         graph = tracer.trace(model, concrete_args=fixed or None)
     except Exception as error:
         raise TracingError(
-            f"{type(model).__name__} cannot be traced: {type(error).__name__}: {error}. Control flow in forward() must "
-            "not depend on tensor values; move such code out of the model, or into a module that is converted apart."
+            f"{type(model).__name__} cannot be traced{_place(error)}: {type(error).__name__}: {error}. Control flow in "
+            "forward() must not depend on tensors or their shapes; move such code out of the model, or into a module "
+            "that is converted apart."
         ) from error
     _keep_source_lines(source, graph)
     clashes = [name for name in (*model._modules, *model._parameters, *model._buffers) if hasattr(fx.GraphModule, name)]
@@ -164,6 +168,19 @@ def _remove_fixed_parameters(graph: fx.Graph, fixed: Iterable[str]) -> None:
                 graph.erase_node(assertion)
             graph.erase_node(user)
         graph.erase_node(placeholder)
+
+
+def _place(error: Exception) -> str:
+    """Where in the model's own code tracing ended: " at FILE:LINE, `CODE`"; empty where it never came there."""
+    ours, standard = (
+        tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)),
+        Path(os.__file__).parent,
+    )
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_file() and file.parent != standard and not frame.filename.startswith(ours):
+            return f" at {frame.filename}:{frame.lineno}, `{frame.line}`"
+    return ""
 
 
 def _keep_source_lines(model: nn.Module, graph: fx.Graph) -> None:

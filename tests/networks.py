@@ -132,6 +132,11 @@ def _conv(inputs: int = 3, outputs: int = 4, **options: Any) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
 
 
+def _asserting(m: Any, x: Tensor) -> Tensor:
+    torch._assert(x.ndim == 4, "expected images")
+    return relu(m.a(x)) + relu(m.b(x))
+
+
 def _branches() -> dict[str, nn.Module]:
     """Three convolutions; with an activation after each, they have different timesteps and thresholds."""
     return {"a": _conv(), "b": _conv(), "c": _conv(), "end": _conv(4, 2)}
@@ -295,6 +300,7 @@ EXACT: dict[str, Case] = {
     # in place
     "in place, read later": net(_relu_then_sum, conv=_conv(), relu=nn.ReLU(inplace=True), end=_conv(4, 2)),
     "in-place operators": net(_inplace_add, **_branches()),
+    "assertions": net(_asserting, **_branches()),
     "in-place methods": net(_inplace_methods, **_branches()),
     "in-place functions": net(_functional_inplace, **_branches()),
     "in-place dropout": net(_dropout_inplace, drop=nn.Dropout(0.5, inplace=True), **_branches()),
