@@ -52,6 +52,12 @@ def test_round_trips_are_bitwise(name: str, tmp_path: Path) -> None:
         assert repr(twin) == repr(snn)
 
 
+def test_loaded_tensors_are_aligned(snn: SpikingNetwork, tmp_path: Path) -> None:
+    """As those that torch allocates: else a convolution may take another path, which rounds differently."""
+    save(snn, tmp_path / "snn")
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in load(tmp_path / "snn").state_dict().values())
+
+
 @pytest.fixture
 def snn() -> SpikingNetwork:
     case = EXACT["norm after"]
