@@ -21,6 +21,7 @@ from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops import timefold
 from pascal_ext.overwriting import overwriting_graph, unobserved
 from pascal_ext.plan import LevelPlan
+from pascal_ext.presentation import batch_ndim, presented
 
 STEP_MODES = ("s", "m")
 _serial = itertools.count()
@@ -47,11 +48,9 @@ class SpikingNetwork(nn.Module):
         analog_nodes: see :attr:`analog_nodes`.
 
     Attributes:
-        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties
-        (see
-            :mod:`pascal_ext.ops.pasc_if.ties`). It costs one more pass of the ANN, and makes the spikes exactly those
-            of the ANN; without it a neuron in a million differs, and deep networks spread that.
-
+        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties,
+            see :mod:`pascal_ext.ops.pasc_if.ties`. It costs one more pass of the ANN, and makes the spikes exactly
+            those of the ANN; without it a neuron in a million differs, and deep networks spread that.
         chunk: see the property.
 
     Raises:
@@ -92,21 +91,22 @@ class SpikingNetwork(nn.Module):
         self._run_references = _function(reference_graph(counts, self))
         self._run_spikes = _function(overwriting_graph(self._spikes_graph, self))
         self._divisible = not self._analog_nodes and chunking.divisible(self._spikes_graph)
+        self._batch_ndim = batch_ndim(self._counts_graph, self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Present inputs; takes what the ANN's ``forward`` took. See the class for shapes.
 
         Raises:
-            InvalidArgumentError: no tensor among the inputs, different batch sizes, or too few dimensions.
+            InvalidArgumentError: no tensor among the inputs, different batch sizes, or another number of dimensions.
         """
         chunk = self._chunk
-        if isinstance(chunk, int) and self._presented((args, kwargs))[0] > chunk:
+        if isinstance(chunk, int) and presented((args, kwargs), self._step_mode, self._batch_ndim)[0] > chunk:
             pieces = chunking.split((args, kwargs), chunk, self._sample_dim)
             return chunking.join([self._present(*inputs) for inputs in pieces], self._sample_dim, chunk)
         return self._present(args, kwargs)
 
     def _present(self, args: Any, kwargs: Any) -> Any:
-        batch, means = self._presented((args, kwargs))
+        batch, means = presented((args, kwargs), self._step_mode, self._batch_ndim)
         if self._execution == "counts" or not batch:  # into an empty batch no timesteps can be folded
             outputs = self._run_counts(self, *means[0], **means[1])
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
@@ -155,29 +155,6 @@ class SpikingNetwork(nn.Module):
     @property
     def _sample_dim(self) -> int:
         return int(self._step_mode == "m")
-
-    def _presented(self, inputs: Any) -> tuple[int, Any]:
-        """The batch size, and what the inputs mean over time: [N, ...]."""
-        multi_step = self._step_mode == "m"
-        sizes: set[int] = set()
-
-        def mean(x: Tensor) -> Tensor:
-            if x.ndim < 1 + multi_step:
-                raise InvalidArgumentError(
-                    f"step mode {self._step_mode!r} takes inputs [{'T, ' * multi_step}N, ...], got {tuple(x.shape)}"
-                )
-            sizes.add(x.shape[int(multi_step)])
-            if not multi_step:
-                return x
-            return timefold.mean(x)
-
-        means = pytree.tree_map_only(Tensor, mean, inputs)
-        if len(sizes) != 1:
-            raise InvalidArgumentError(
-                f"all inputs must have the same batch size; got {sorted(sizes) or 'no tensor'} in step mode "
-                f"{self._step_mode!r}"
-            )
-        return sizes.pop(), means
 
     @torch.no_grad()
     def _references(self, inputs: Any) -> tuple[Tensor, ...]:

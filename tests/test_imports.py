@@ -32,6 +32,7 @@ LAYERS = (
         "network",
         "operations",
         "overwriting",
+        "presentation",
         "signals",
         "wires",
     },

@@ -123,8 +123,8 @@ def test_batches_of_any_size(x: Tensor) -> None:
         ("s", (torch.ones(2, 3, 6, 6), torch.ones(3, 3, 6, 6)), r"same batch size; got \[2, 3\]"),
         ("m", (torch.ones(4, 2, 3, 6, 6), torch.ones(1, 3, 3, 6, 6)), r"same batch size; got \[2, 3\]"),
         ("s", (), "no tensor"),
-        ("m", (torch.ones(3), torch.ones(3)), r"takes inputs \[T, N, ...\], got \(3,\)"),
-        ("s", (torch.ones(()), torch.ones(3)), r"takes inputs \[N, ...\], got \(\)"),
+        ("m", (torch.ones(3), torch.ones(3)), r"takes inputs \[T, N, ...\] of at least 2 dimensions, got \(3,\)"),
+        ("s", (torch.ones(()), torch.ones(3)), r"takes inputs \[N, ...\] of at least 1 dimensions, got \(\)"),
     ],
 )
 def test_inputs_that_do_not_fit(mode: str, args: tuple[Tensor, ...], match: str) -> None:
@@ -132,6 +132,23 @@ def test_inputs_that_do_not_fit(mode: str, args: tuple[Tensor, ...], match: str)
     snn.step_mode = mode
     with pytest.raises(InvalidArgumentError, match=match):
         snn(*args)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "mode", "match"),
+    [
+        (nn.Conv2d(3, 2, 3), (4, 3, 6, 6), "m", r"of 5 dimensions, got \(4, 3, 6, 6\); .* x.unsqueeze\(0\)"),
+        (nn.Conv2d(3, 2, 3), (1, 4, 3, 6, 6), "s", r"of 4 dimensions, got \(1, 4, 3, 6, 6\); set step_mode='m'"),
+        (nn.Conv2d(3, 2, 3), (3, 6, 6), "s", r"of 4 dimensions, got \(3, 6, 6\)$"),
+        (nn.Linear(6, 2), (4, 6), "m", r"of at least 3 dimensions, got \(4, 6\); .* x.unsqueeze\(0\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), (6,), "s", r"of at least 2 dimensions, got \(6,\)$"),
+    ],
+)
+def test_forgotten_dimensions(model: nn.Module, shape: tuple[int, ...], mode: str, match: str) -> None:
+    snn = convert(nn.Sequential(model, QCFS(4)))
+    snn.step_mode = mode
+    with pytest.raises(InvalidArgumentError, match=match):
+        snn(torch.ones(shape))
 
 
 # Settings
