@@ -10,7 +10,7 @@ from torch import fx, nn
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import DEFAULT_LEVELS, Levels, levels_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import activation_ceiling, trace
+from pascal_ext.tracing import activation_ceiling, trace, unwrapped
 
 M = TypeVar("M", bound=nn.Module)
 NO_QCFS_LAYERS = (
@@ -79,7 +79,11 @@ def set_levels(model: M, levels: Levels) -> M:
 
 
 def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
-    """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition."""
+    """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition.
+
+    Names are those within a wrapper, see :func:`pascal_ext.tracing.unwrapped`.
+    """
+    model = unwrapped(model)
     if isinstance(model, fx.GraphModule):
         calls = dict.fromkeys(node.target for node in model.graph.nodes if node.op == "call_module")
         modules = {str(name): model.get_submodule(str(name)) for name in calls}

@@ -16,6 +16,7 @@ from pascal_ext.data import batches, device_of
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.qcfs import QCFS
+from pascal_ext.tracing import unwrapped
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -73,26 +74,27 @@ def calibrate(
         raise InvalidArgumentError(f"correct={correct!r} is unknown; choose one of {list(CORRECTIONS)}")
     if per_channel not in (True, False) and (per_channel != "auto" or correct is None):
         raise InvalidArgumentError(f"per_channel={per_channel!r}: it is True, False, or 'auto' with correct='bias'")
-    layers = {name: layer for name, layer in qcfs_layers(model).items() if only is None or name in only}
+    inner = unwrapped(model)
+    layers = {name: layer for name, layer in qcfs_layers(inner).items() if only is None or name in only}
     if not layers:
         raise InvalidArgumentError(NO_QCFS_LAYERS)
     desc = "calibrate" if progress else None
     biases: dict[str, Tensor] = {}
     if correct is None:
-        statistics = collect(model, layers, dataloader, bool(per_channel), desc)
+        statistics = collect(inner, layers, dataloader, bool(per_channel), desc)
         found = {name: statistics[name].threshold(layer.levels, method, percentile) for name, layer in layers.items()}
         thresholds: dict[str, Tensor] = {}
         for name, value in found.items():  # no comprehension, whose frame would be blamed for the warning
             thresholds[name] = settled(name, layers[name], value if per_channel else value.squeeze(0))
     else:
-        thresholds, biases = find_corrections(model, layers, dataloader, method, per_channel, percentile, desc)
+        thresholds, biases = find_corrections(inner, layers, dataloader, method, per_channel, percentile, desc)
     for name, layer in layers.items():
         if thresholds[name].shape == layer.threshold.shape:
             layer.threshold.data.copy_(thresholds[name])  # the same Parameter: optimizers may hold it
         else:
             layer.threshold = nn.Parameter(thresholds[name], requires_grad=layer.threshold.requires_grad)
-    if isinstance(model, fx.GraphModule):
-        insert_bias_currents(model, biases)
+    if isinstance(inner, fx.GraphModule):
+        insert_bias_currents(inner, biases)
     return model
 
 

@@ -82,13 +82,15 @@ def trace(model: nn.Module) -> fx.GraphModule:
     own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in
     the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. Parameters of ``forward`` with a plain default
     (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is not changed and
-    shares nothing.
+    shares nothing. Of a model in a wrapper, see :func:`unwrapped`, it is the graph of the model.
 
     Raises:
-        TracingError: ``forward`` has control flow that depends on tensor values, or does something else that symbolic
-            tracing cannot follow; or a layer has a name that a graph needs itself.
+        TracingError: the model is TorchScript; or ``forward`` has control flow that depends on tensor values, or does
+            something else that symbolic tracing cannot follow; or a layer has a name that a graph needs itself.
     """
-    source = model
+    source = model = unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TracingError("the model is TorchScript, which cannot be traced; hand in the nn.Module it was made from")
     tracer = _Tracer()
     try:
         model = copy.deepcopy(model).eval()
@@ -116,6 +118,17 @@ def trace(model: nn.Module) -> fx.GraphModule:
     graph.lint()
     traced.recompile()
     return traced
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model within ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and isinstance(original := model._orig_mod, nn.Module):
+            model = original  # told by its name, since importing torch.compile's modules takes seconds
+        else:
+            return model
 
 
 def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:

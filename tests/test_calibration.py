@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -294,3 +295,14 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     calibrate(One(), batches(1.0, 1.0))
     assert "calibrate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("correct", [None, "bias"])
+def test_a_model_in_a_wrapper(correct: str | None) -> None:
+    model = replace_activations(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    wrapped, batches = nn.DataParallel(copy.deepcopy(model)), [torch.randn(16, 3)]
+    assert calibrate(wrapped, batches, correct=correct, progress=False) is wrapped
+    calibrate(model, batches, correct=correct, progress=False)
+    states = wrapped.module.state_dict(), model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

@@ -222,3 +222,20 @@ def test_item_assignment_is_refused() -> None:
 
     with pytest.raises(TracingError, match="item assignment"):
         trace(Net(forward))
+
+
+# Wrappers
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: nn.DataParallel(torch.compile(model))])
+def test_models_in_wrappers(wrap: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    x = torch.randn(5, 3)
+    traced = trace(wrap(model))
+    assert traced.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(traced(x), model(x))
+
+
+def test_torchscript() -> None:
+    with pytest.raises(TracingError, match=r"TorchScript.*nn\.Module it was made from"):
+        trace(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
