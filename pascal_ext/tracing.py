@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from pascal_ext.errors import TracingError
 from pascal_ext.qcfs import QCFS
@@ -85,12 +86,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
     shares nothing. Of a model in a wrapper, see :func:`unwrapped`, it is the graph of the model.
 
     Raises:
-        TracingError: the model is TorchScript; or ``forward`` has control flow that depends on tensor values, or does
-            something else that symbolic tracing cannot follow; or a layer has a name that a graph needs itself.
+        TracingError: the model is TorchScript, or has lazy layers that have seen no data; or ``forward`` has control
+            flow that depends on tensors, or does something else that symbolic tracing cannot follow; or a layer has a
+            name that a graph needs itself.
     """
     source = model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TracingError("the model is TorchScript, which cannot be traced; hand in the nn.Module it was made from")
+    lazy = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
+    if lazy:
+        raise TracingError(f"{lazy} are not initialised yet; call the model on a batch first")
     tracer = _Tracer()
     try:
         model = copy.deepcopy(model).eval()

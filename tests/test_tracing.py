@@ -239,3 +239,12 @@ def test_models_in_wrappers(wrap: Any) -> None:
 def test_torchscript() -> None:
     with pytest.raises(TracingError, match=r"TorchScript.*nn\.Module it was made from"):
         trace(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)))
+
+
+def test_lazy_layers() -> None:
+    """Copies of them would get weights of their own."""
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyBatchNorm1d())
+    with pytest.raises(TracingError, match=r"'0.weight', .*'2.running_mean'.* not initialised"):
+        trace(model)
+    model(torch.ones(2, 3))
+    trace(model)
