@@ -10,7 +10,8 @@ from torch import fx, nn
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import DEFAULT_LEVELS, Levels, levels_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import activation_ceiling, trace, unwrapped
+from pascal_ext.traceable import unwrapped
+from pascal_ext.tracing import activation_ceiling, trace
 
 M = TypeVar("M", bound=nn.Module)
 NO_QCFS_LAYERS = (
@@ -81,7 +82,7 @@ def set_levels(model: M, levels: Levels) -> M:
 def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
     """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition.
 
-    Names are those within a wrapper, see :func:`pascal_ext.tracing.unwrapped`.
+    Names are those within a wrapper, see :func:`pascal_ext.traceable.unwrapped`.
     """
     model = unwrapped(model)
     if isinstance(model, fx.GraphModule):

@@ -16,7 +16,7 @@ from pascal_ext.data import batches, device_of
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import unwrapped
+from pascal_ext.traceable import unwrapped
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -6,20 +6,17 @@ import copy
 import inspect
 import math
 import operator
-import os
 import sys
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 
 from pascal_ext.errors import TracingError
 from pascal_ext.qcfs import QCFS
+from pascal_ext.traceable import check_traceable, place, unwrapped
 
 _VIEWS = frozenset(
     "alpha_dropout as_strided chunk contiguous cpu detach diagonal double dropout dropout1d dropout2d dropout3d expand "
@@ -83,7 +80,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
     own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2`` ...; a function called in
     the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. Parameters of ``forward`` with a plain default
     (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is not changed and
-    shares nothing. Of a model in a wrapper, see :func:`unwrapped`, it is the graph of the model.
+    shares nothing. Of a model in a wrapper, see :func:`pascal_ext.traceable.unwrapped`, it is the graph of the model.
 
     Raises:
         TracingError: the model is TorchScript, or has lazy layers that have seen no data; or ``forward`` has control
@@ -91,11 +88,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
             name that a graph needs itself.
     """
     source = model = unwrapped(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TracingError("the model is TorchScript, which cannot be traced; hand in the nn.Module it was made from")
-    lazy = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
-    if lazy:
-        raise TracingError(f"{lazy} are not initialised yet; call the model on a batch first")
+    check_traceable(model)
     tracer = _Tracer()
     try:
         model = copy.deepcopy(model).eval()
@@ -103,7 +96,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         graph = tracer.trace(model, concrete_args=fixed or None)
     except Exception as error:
         raise TracingError(
-            f"{type(model).__name__} cannot be traced{_place(error)}: {type(error).__name__}: {error}. Control flow in "
+            f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}. Control flow in "
             "forward() must not depend on tensors or their shapes; move such code out of the model, or into a module "
             "that is converted apart."
         ) from error
@@ -123,17 +116,6 @@ def trace(model: nn.Module) -> fx.GraphModule:
     graph.lint()
     traced.recompile()
     return traced
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif type(model).__name__ == "OptimizedModule" and isinstance(original := model._orig_mod, nn.Module):
-            model = original  # told by its name, since importing torch.compile's modules takes seconds
-        else:
-            return model
 
 
 def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
@@ -186,19 +168,6 @@ def _remove_fixed_parameters(graph: fx.Graph, fixed: Iterable[str]) -> None:
                 graph.erase_node(assertion)
             graph.erase_node(user)
         graph.erase_node(placeholder)
-
-
-def _place(error: Exception) -> str:
-    """Where in the model's own code tracing ended: " at FILE:LINE, `CODE`"; empty where it never came there."""
-    ours, standard = (
-        tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)),
-        Path(os.__file__).parent,
-    )
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if file.is_file() and file.parent != standard and not frame.filename.startswith(ours):
-            return f" at {frame.filename}:{frame.lineno}, `{frame.line}`"
-    return ""
 
 
 def _keep_source_lines(model: nn.Module, graph: fx.Graph) -> None:

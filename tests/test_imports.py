@@ -20,7 +20,7 @@ LAYERS = (
     {"data", "distributed", "histogram", "image_tree", "ops"},
     {"functional"},
     {"neuron", "qcfs"},
-    {"activations", "allocation", "calibration", "correction", "lockstep", "tracing"},
+    {"activations", "allocation", "calibration", "correction", "lockstep", "traceable", "tracing"},
     {
         "batch_dimension",
         "chunking",
