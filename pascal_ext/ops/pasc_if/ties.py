@@ -3,8 +3,8 @@
 A simulated current and the pre-activation of the ANN are the same number, rounded differently: a sum of n products,
 summed in another order, or with the threshold multiplied into the weights first, differs by about ``√n · ε ·
 max|partial sum|``. Partial sums are of the size of what the layer's channels put out, so of the largest of their
-thresholds, and n is some thousands. The counts k of a
-pass in the ANN's own arithmetic therefore stand for a simulated u = z·L/λ + 1/2 that is as near to them as
+thresholds, and n is some thousands. The counts k of a pass in the ANN's own arithmetic therefore take the place of
+those of a simulated u = z·L/λ + 1/2 that is as near to them as
 
     k − m  <=  u  <=  k + 1 + m,    m = TIE · ε · L · max|λ|/|λ|
 
