@@ -137,9 +137,10 @@ def _check_target(root: nn.Module, path: str, op: str) -> None:
 def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     """The constructor arguments of a torch module, read back from its attributes of the same names."""
     options: dict[str, Any] = {}
-    constructor = type(module).__init__
-    has_options = constructor is not nn.Module.__init__ and not isinstance(module, nn.Identity)  # nn.Sigmoid has none
-    for option, parameter in list(inspect.signature(constructor).parameters.items())[1:] if has_options else ():
+    kind = f"torch.nn.{type(module).__name__}"
+    if type(module).__init__ is nn.Module.__init__ or isinstance(module, nn.Identity):  # nn.Sigmoid ...: there are none
+        return {"class": kind, "options": options}
+    for option, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
         if option in ("device", "dtype"):
             continue
         if isinstance(module, nn.Hardtanh) and option in ("min_value", "max_value"):  # old names
@@ -152,7 +153,7 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
         if not isinstance(value, (int, float, str, bool, tuple, list, type(None))):
             raise SerializationError(f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r}")
         options[option] = value
-    return {"class": f"torch.nn.{type(module).__name__}", "options": options}
+    return {"class": kind, "options": options}
 
 
 def _backend_or_auto(name: str) -> str:

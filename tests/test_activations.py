@@ -14,7 +14,7 @@ from pascal_ext import QCFS, LevelPlan, replace_activations, set_levels
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.tracing import trace
-from tests.networks import Net
+from tests.cases import Net
 
 LAYERS = ["relu", "act", "relu_1"]
 

@@ -16,7 +16,8 @@ from pascal_ext.cost_model import HOROWITZ_45NM
 from pascal_ext.data import Batch
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.recording import mean_spikes
-from tests.networks import EXACT, Net
+from tests.cases import Net
+from tests.networks import EXACT
 
 DECODING = {"maximum of currents"}  # the network takes a mean there, and reads it in one step
 

@@ -14,7 +14,7 @@ from pascal_ext.activations import qcfs_layers
 from pascal_ext.allocation.sensitivity import Losses, sensitivities
 from pascal_ext.allocation.statistics import collect, traced_layers
 from pascal_ext.data import split_batch
-from tests.networks import Net
+from tests.cases import Net
 
 CHOICES = [1, 2, 4, 16, 256]
 

@@ -14,7 +14,8 @@ from pascal_ext.allocation.metric import metric_of_levels
 from pascal_ext.allocation.statistics import Layer, collect, traced_layers
 from pascal_ext.data import split_batch
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from tests.networks import EXACT, Net
+from tests.cases import Net
+from tests.networks import EXACT
 
 
 def network() -> nn.Sequential:

@@ -17,7 +17,7 @@ from pascal_ext import QCFS, calibrate, replace_activations
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.calibration import Histogram
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from tests.networks import Net, Pair
+from tests.cases import Net, Pair
 
 BIN = 1e-3  # the share of the range that one bin may be
 SCALES = torch.tensor([1.0, 0.01, 30.0])

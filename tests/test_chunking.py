@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pascal_ext import QCFS, chunking, convert
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
-from tests.networks import ANALOG, EXACT, Net, assert_close, quantised, relu, tensors
+from tests.cases import Net, assert_close, quantised, relu, tensors
+from tests.networks import EXACT
+from tests.refused import ANALOG
 
 
 def network(name: str) -> SpikingNetwork:

@@ -24,7 +24,9 @@ from pascal_ext.errors import (
     UnsupportedOperationError,
 )
 from pascal_ext.ops import timefold
-from tests.networks import ANALOG, EXACT, REFUSED, REFUSED_AT_RUN_TIME, Case, Net, assert_same_function, quantised
+from tests.cases import Case, Net, assert_same_function, quantised
+from tests.networks import EXACT
+from tests.refused import ANALOG, REFUSED, REFUSED_AT_RUN_TIME
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")
 

@@ -15,7 +15,8 @@ from pascal_ext.activations import qcfs_layers
 from pascal_ext.correction import bias_current_of, bisect
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.tracing import trace
-from tests.networks import EXACT, Net, alive, assert_same_function, relu
+from tests.cases import Net, alive, assert_same_function, relu
+from tests.networks import EXACT
 
 
 def small() -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import pascal_ext
 from pascal_ext.energy import effective_timesteps, energy_ratio, fan_ins, network_effective_timesteps
 from pascal_ext.errors import InvalidArgumentError, PlanError
-from tests.networks import Net
+from tests.cases import Net
 
 
 @given(st.integers(1, 64), st.integers(1, 10_000))

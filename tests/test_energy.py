@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 import pascal_ext
 from pascal_ext.energy import HOROWITZ_45NM, OperationEnergies, measure
 from pascal_ext.errors import CalibrationError, InvalidArgumentError, UnsupportedOperationError
-from tests.networks import Net, Pair, alive
+from tests.cases import Net, Pair, alive
 
 
 def literal_operations(layer: nn.Module, x: Tensor) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pascal_ext import QCFS, LevelPlan, allocate, calibrate, convert, load, pareto, replace_activations, save, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import measure
-from tests.networks import EXACT, alive, assert_same_function, quantised
+from tests.cases import alive, assert_same_function, quantised
+from tests.networks import EXACT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:layer .* is dead")]
 

@@ -20,7 +20,9 @@ from pascal_ext import convert, load, save
 from pascal_ext.errors import SerializationError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.ops.pasc_if import selection
-from tests.networks import ANALOG, EXACT, Net, assert_same_function, quantised, relu, tensors
+from tests.cases import Net, assert_same_function, quantised, relu, tensors
+from tests.networks import EXACT
+from tests.refused import ANALOG
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")
 

@@ -11,7 +11,8 @@ from torch import fx
 from pascal_ext.data import batches
 from pascal_ext.lockstep import Lockstep, finish
 from pascal_ext.tracing import trace
-from tests.networks import EXACT, TOLERANCE, assert_close, tensors
+from tests.cases import TOLERANCE, assert_close, tensors
+from tests.networks import EXACT
 
 CASES = ["sum of branches", "norm after", "class token", "many outputs", "nested inputs", "chunk and split"]
 

@@ -14,7 +14,8 @@ from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
-from tests.networks import EXACT, Net, Pair, assert_close, quantised, relu, tensors
+from tests.cases import Net, Pair, assert_close, quantised, relu, tensors
+from tests.networks import EXACT
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import pascal_ext
 from pascal_ext.energy import measure
 from pascal_ext.network_report import network_report
-from tests.networks import Net, alive
+from tests.cases import Net, alive
 
 
 def test_costs_are_those_that_were_measured() -> None:

@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from pascal_ext import QCFS, convert
 from pascal_ext.overwriting import add, add_scaled
-from tests.networks import Net
+from tests.cases import Net
 
 
 class Residual(nn.Module):

@@ -16,7 +16,8 @@ from pascal_ext import calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.ops.pasc_if import pasc_if_settled, quantise, ties
 from pascal_ext.ops.pasc_if.ties import TF32_TIE, TIE, margin, margins
-from tests.networks import EXACT, alive, quantised
+from tests.cases import alive, quantised
+from tests.networks import EXACT
 
 EPS = torch.finfo(torch.float32).eps
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pascal_ext import convert, verify
 from pascal_ext.activations import qcfs_layers
-from tests.networks import TOLERANCE, alive, assert_close, quantised
+from tests.cases import TOLERANCE, alive, assert_close, quantised
 
 # name -> image size, the smallest at which every feature map still has some pixels
 EXACT = {

@@ -13,7 +13,8 @@ from pascal_ext import replace_activations
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import TracingError
 from pascal_ext.tracing import trace
-from tests.networks import EXACT, Net, assert_close
+from tests.cases import Net, assert_close
+from tests.networks import EXACT
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -14,7 +14,8 @@ from pascal_ext import QCFS, calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
-from tests.networks import EXACT, Case, Net, quantised, relu
+from tests.cases import Case, Net, quantised, relu
+from tests.networks import EXACT
 
 CASE = EXACT["sum of branches"]
 EXECUTIONS = pytest.mark.parametrize("execution", ["spikes", "counts"])
