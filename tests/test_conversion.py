@@ -56,7 +56,7 @@ def test_what_has_no_counterpart_is_refused(name: str) -> None:
     with pytest.raises(UnsupportedOperationError) as caught:
         convert(quantised(case.build(), case.data()))
     message = str(caught.value)
-    assert "networks.py:" in message, "the source line"
+    assert "refused.py:" in message, "the source line"
     assert 'on_unsupported="analog"' in message, "the way out"
     assert message.startswith(("layer '", "operation '"))
 
@@ -82,9 +82,7 @@ def test_analog_nodes_give_the_anns_result(name: str, thresholds: str) -> None:
 
 def test_the_refusal_names_layer_type_and_line() -> None:
     case = REFUSED["layer norm"]
-    with pytest.raises(
-        UnsupportedOperationError, match=r"layer 'norm' \(LayerNorm\) at .*networks\.py:\d+, `.*m\.norm"
-    ):
+    with pytest.raises(UnsupportedOperationError, match=r"layer 'norm' \(LayerNorm\) at .*refused\.py:\d+, `.*m\.norm"):
         convert(case.build(), [case.data()[0]])
 
 
