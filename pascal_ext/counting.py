@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import counts_and_activation
+from pascal_ext.pooling import call_pool
 
 
 def counts_graph(traced: fx.GraphModule) -> fx.Graph:
@@ -51,6 +52,9 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
             value = graph.call_method("forward", (module, *node.args), node.kwargs)
         node.replace_all_uses_with(value)
         graph.erase_node(node)
+    for node in graph.nodes:
+        if node.target is call_pool:
+            node.kwargs = {**node.kwargs, "silent": True}
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = (tuple(found),)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pascal_ext import chunking
 from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
+from pascal_ext.observers import is_watched, unobserved
 from pascal_ext.ops import timefold
-from pascal_ext.overwriting import overwriting_graph, unobserved
+from pascal_ext.overwriting import overwriting_graph
 from pascal_ext.plan import LevelPlan
+from pascal_ext.pooling import pooling_graph
 from pascal_ext.presentation import batch_ndim, presented
 
 STEP_MODES = ("s", "m")
@@ -86,10 +87,10 @@ class SpikingNetwork(nn.Module):
         self.eval()
 
     def _compile(self) -> None:
-        counts = overwriting_graph(self._counts_graph, self)
+        counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
         self._run_counts = _function(counts)
         self._run_references = _function(reference_graph(counts, self))
-        self._run_spikes = _function(overwriting_graph(self._spikes_graph, self))
+        self._run_spikes = _function(overwriting_graph(pooling_graph(self._spikes_graph, self), self))
         self._divisible = not self._analog_nodes and chunking.divisible(self._spikes_graph)
         self._batch_ndim = batch_ndim(self._counts_graph, self)
 
@@ -148,7 +149,7 @@ class SpikingNetwork(nn.Module):
 
     def _is_noticed(self) -> bool:
         """Whether anyone could notice that layers are called more than once for a batch."""
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or _is_watched():
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or is_watched():
             return True
         return not unobserved(*self.modules())
 
@@ -168,7 +169,7 @@ class SpikingNetwork(nn.Module):
         """
         leaves = pytree.tree_leaves(inputs)
         is_double = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
-        return self.settle_ties and not is_double and not _is_watched()
+        return self.settle_ties and not is_double and not is_watched()
 
     @property
     def execution(self) -> str:
@@ -294,11 +295,6 @@ class SpikingNetwork(nn.Module):
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _is_watched() -> bool:
-    """Whether a dispatch mode (an operation counter, say) sees every operation."""
-    return not torch.compiler.is_compiling() and bool(_get_current_dispatch_mode_stack())
 
 
 def _function(graph: fx.Graph) -> Callable[..., Any]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.module import _has_any_global_hook
 
+from pascal_ext.observers import unobserved
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
 
@@ -85,15 +85,6 @@ def _is_fresh(value: fx.Node | None, root: nn.Module) -> bool:
 def _is_sum(node: fx.Node) -> bool:
     plain = node.op == "call_function" and node.target is operator.add
     return plain and len(node.args) == 2 and all(isinstance(arg, fx.Node) for arg in node.args)
-
-
-def unobserved(*modules: nn.Module) -> bool:
-    """Whether values of ``modules`` may be overwritten: no hook keeps them or is to see them, and no gradient needs
-    them.
-    """
-    if torch.is_grad_enabled() or _has_any_global_hook():
-        return False
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def add(x: Any, other: Any, in_place: bool) -> Any:

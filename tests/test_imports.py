@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from lower layers, and from its own as long as there is no circle.
 LAYERS = (
-    {"cost_model", "errors", "plan", "extras"},
+    {"cost_model", "errors", "observers", "plan", "extras"},
     {"data", "distributed", "histogram", "image_tree", "ops"},
     {"functional"},
     {"neuron", "qcfs"},
@@ -32,6 +32,7 @@ LAYERS = (
         "network",
         "operations",
         "overwriting",
+        "pooling",
         "presentation",
         "signals",
         "wires",

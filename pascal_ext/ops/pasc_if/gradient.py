@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.pasc_if.closed_form import shifted
+from pascal_ext.ops.pasc_if.closed_form import divisor_of, shifted
 from pascal_ext.ops.pasc_if.fusion import fused
 from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
@@ -54,7 +54,7 @@ def _slopes(
     grad: Tensor, z: Tensor, grad_z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool
 ) -> Tensor | None:
     """Fill ``grad_z``; returns the gradient with respect to λ, element by element."""
-    u = shifted(z, threshold, levels)
+    u = shifted(z, divisor_of(threshold, levels), levels)
     torch.ops.aten.hardtanh_backward(grad, u, 0, levels, grad_input=grad_z)  # grad where 0 < u < L
     if not needs_threshold:
         return None
@@ -79,7 +79,8 @@ def train_gradient(grad: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) 
     dtype = accumulation_dtype(x_seq.dtype)
     z = x_seq.mean(0, dtype=dtype)
     by = broadcastable(threshold, x_seq, 2)
-    inside = torch.ops.aten.hardtanh_backward(grad.sum(0, dtype=dtype), shifted(z, by, levels), 0, levels) / by
+    u = shifted(z, divisor_of(by, levels), levels)
+    inside = torch.ops.aten.hardtanh_backward(grad.sum(0, dtype=dtype), u, 0, levels) / by
     grad_threshold = -(inside * z / by).sum_to_size(by.shape)
     window = x_seq.shape[0]
     grad_x = (inside / window).to(x_seq.dtype).expand_as(x_seq)

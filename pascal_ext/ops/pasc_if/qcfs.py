@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.pasc_if.closed_form import activation, closed_form, quantise
+from pascal_ext.ops.pasc_if.closed_form import activation, closed_form, counts_dtype, divisor_of, quantise
 from pascal_ext.ops.pasc_if.fusion import fused
 from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
 from pascal_ext.ops.thresholds import broadcastable
@@ -28,16 +28,17 @@ def quantised_activation(z: Tensor, threshold: Tensor, levels: int, *, in_place:
     if not can_tile(z):
         return activation(quantise(z, threshold, levels), threshold, levels, z.dtype)
     out = z if in_place else torch.empty_like(z)
-    for by, source, target in tiles((broadcastable(threshold, z, 1),), 1, z, out):
-        closed_form(source, by, levels, out=target).mul_(by / levels)
+    by = broadcastable(threshold, z, 1)
+    for divisor, step, source, target in tiles((divisor_of(by, levels), by / levels), 1, z, out):
+        closed_form(source, divisor, levels, out=target).mul_(step)
     return out
 
 
 def counts_and_activation(
     z: Tensor, threshold: Tensor, levels: int, *, in_place: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The counts, in the smallest integer dtype that holds them, and what :func:`quantised_activation` gives."""
-    dtype = torch.uint8 if levels < 256 else torch.int32
+    """The counts, in their :func:`counts_dtype`, and what :func:`quantised_activation` gives."""
+    dtype = counts_dtype(levels)
     backend = fused(z)
     if backend is not None and backend.activation is not None:
         out, integers = z if in_place else torch.empty_like(z), torch.empty_like(z, dtype=dtype)
@@ -47,7 +48,8 @@ def counts_and_activation(
         counts = quantise(z, threshold, levels)
         return counts.to(dtype), activation(counts, threshold, levels, z.dtype)
     out, integers = z if in_place else torch.empty_like(z), torch.empty_like(z, dtype=dtype)
-    for by, source, target, counts in tiles((broadcastable(threshold, z, 1),), 1, z, out, integers):
-        counts.copy_(closed_form(source, by, levels, out=target))
-        target.mul_(by / levels)
+    by = broadcastable(threshold, z, 1)
+    for divisor, step, source, target, counts in tiles((divisor_of(by, levels), by / levels), 1, z, out, integers):
+        counts.copy_(closed_form(source, divisor, levels, out=target))
+        target.mul_(step)
     return integers, out

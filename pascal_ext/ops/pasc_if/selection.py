@@ -116,7 +116,7 @@ def _fails(backend: Backend, example: Tensor) -> str:
     try:
         backend.spikes(example, threshold, 1)
         if backend.settled is not None:
-            backend.settled(example, threshold, 1, torch.zeros_like(step, dtype=torch.uint8))
+            backend.settled(example, threshold, 1, torch.zeros_like(step, dtype=torch.int8))
         if backend.activation is not None:
             backend.activation(step, threshold, 1, torch.empty_like(step), None)
     except Exception as error:  # whatever a toolchain may raise

@@ -67,6 +67,13 @@ def _allows_tf32() -> bool:
     return bool(backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32)
 
 
+def agrees(u: Tensor, levels: int, reference: Tensor) -> bool:
+    """Whether ``clip(⌊u⌋, 0, L)`` is ``reference`` everywhere. Not of NaN."""
+    rest = u.clamp(0, levels).sub_(reference.to(u.dtype))  # exact: the two are near to each other, or far from agreeing
+    least, most = rest.aminmax()
+    return bool(least >= 0) and bool(most < 1)
+
+
 def settle(u: Tensor, levels: int, reference: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
     """Counts ``clip(⌊u⌋, 0, L)``, but for those that ``reference`` may decide.
 

@@ -11,8 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.pasc_if.closed_form import closed_form, shifted
-from pascal_ext.ops.pasc_if.ties import margins, settle
+from pascal_ext.ops.pasc_if.closed_form import closed_form, divisor_of, shifted
+from pascal_ext.ops.pasc_if.ties import agrees, margins, settle
 from pascal_ext.ops.pasc_if.tiles import can_tile, tiles
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 
@@ -26,18 +26,19 @@ def window_mean(x_seq: Tensor) -> Tensor:
 
 def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
     """The spike counts alone, [N, ...] int32; arguments as in :func:`pascal_ext.functional.pasc_if`."""
-    return closed_form(_total(x_seq), broadcastable(v_threshold, x_seq, 2), levels, x_seq.shape[0]).int()
+    window = x_seq.shape[0]
+    divisor = divisor_of(broadcastable(v_threshold, x_seq, 2), levels, window)
+    return closed_form(_total(x_seq), divisor, levels, window).int()
 
 
 def pasc_if_vectorised(x_seq: Tensor, v_threshold: Tensor | float, levels: int) -> Tensor:
     """The spike train; arguments and shapes as in :func:`pascal_ext.functional.pasc_if`."""
-    threshold = broadcastable(v_threshold, x_seq, 2)
-    if not can_tile(x_seq):
-        counts = closed_form(_total(x_seq), threshold, levels, x_seq.shape[0])
-        return train_of(counts, levels, x_seq.dtype)
     window = x_seq.shape[0]
+    divisor = divisor_of(broadcastable(v_threshold, x_seq, 2), levels, window)
+    if not can_tile(x_seq):
+        return train_of(closed_form(_total(x_seq), divisor, levels, window), levels, x_seq.dtype)
     train = empty_train(x_seq, levels)
-    for by, *pieces in tiles((threshold,), 1, *x_seq.unbind(0), *train.unbind(0)):
+    for by, *pieces in tiles((divisor,), 1, *x_seq.unbind(0), *train.unbind(0)):
         u = shifted(_total(pieces[:window]), by, levels, window)
         for time, emitted in enumerate(pieces[window:], start=1):
             torch.ge(u, time, out=emitted)  # ⌊u⌋ > t − 1
@@ -55,15 +56,16 @@ def pasc_if_settled(
     """
     threshold = broadcastable(v_threshold, x_seq, 2)
     within, window = margins(threshold, levels, x_seq.dtype), x_seq.shape[0]
+    divisor = divisor_of(threshold, levels, window)
     if not can_tile(x_seq):
-        u = shifted(_total(x_seq), threshold, levels, window)
+        u = shifted(_total(x_seq), divisor, levels, window)
         counts, ties = settle(u, levels, reference, within)
         return train_of(counts, levels, x_seq.dtype), ties
     train = empty_train(x_seq, levels)
     ties = torch.zeros((), dtype=torch.int64)
-    for by, near, settled, *pieces in tiles((threshold, within), 1, reference, *x_seq.unbind(0), *train.unbind(0)):
+    for by, near, settled, *pieces in tiles((divisor, within), 1, reference, *x_seq.unbind(0), *train.unbind(0)):
         u = shifted(_total(pieces[:window]), by, levels, window)
-        if not torch.equal(u.clamp(0, levels).to(settled.dtype), settled):  # rare: ties are
+        if not agrees(u, levels, settled):  # rare: ties are
             counts, changed = settle(u, levels, settled, near)
             u = counts.to(u.dtype)
             ties += changed

@@ -1,0 +1,22 @@
+"""Who could notice how a network computes: hooks, gradients, modes that see every operation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def unobserved(*modules: nn.Module) -> bool:
+    """Whether values of ``modules`` may be overwritten: no hook keeps them or is to see them, and no gradient needs
+    them.
+    """
+    if torch.is_grad_enabled() or _has_any_global_hook():
+        return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def is_watched() -> bool:
+    """Whether a dispatch mode (an operation counter, say) sees every operation."""
+    return not torch.compiler.is_compiling() and bool(_get_current_dispatch_mode_stack())

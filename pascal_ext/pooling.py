@@ -1,0 +1,56 @@
+"""Max pools that do not look for positions, see :mod:`pascal_ext.ops.max_pool`, in the place of a network's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from pascal_ext.observers import unobserved
+from pascal_ext.ops.max_pool import max_pool2d, max_pool3d
+
+_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
+    F.max_pool2d: max_pool2d,
+    torch.max_pool2d: max_pool2d,
+    F.max_pool3d: max_pool3d,
+    torch.max_pool3d: max_pool3d,
+}
+_MODULES: dict[type[nn.Module], Callable[..., Tensor]] = {nn.MaxPool2d: max_pool2d, nn.MaxPool3d: max_pool3d}
+
+
+def pooling_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
+    """A copy of ``graph``, made to be run, whose max pools give values alone. Hooks of the modules see what they did.
+
+    Args:
+        graph: see :func:`pascal_ext.overwriting.overwriting_graph`.
+        root: what its modules are found in.
+    """
+    graph = copy.deepcopy(graph)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _FUNCTIONS and not _wants_positions(node):
+            node.target = _FUNCTIONS[node.target]
+        elif node.op == "call_module" and type(pool := root.get_submodule(str(node.target))) in _MODULES:
+            if not pool.return_indices:
+                with graph.inserting_before(node):
+                    module = graph.create_node("get_attr", str(node.target))
+                    pooled = graph.call_function(call_pool, (module, *node.args), node.kwargs)
+                node.replace_all_uses_with(pooled)
+                graph.erase_node(node)
+    return graph
+
+
+def _wants_positions(node: fx.Node) -> bool:
+    """Whether a function is told anything about ``return_indices``, its seventh argument."""
+    return len(node.args) > 6 or "return_indices" in node.kwargs
+
+
+def call_pool(pool: Any, input: Tensor, *, silent: bool = False) -> Tensor:
+    """``pool(input)``, faster where no hook is to see it, or ``silent`` says that none shall."""
+    if not silent and not unobserved(pool):
+        output: Tensor = pool(input)
+        return output
+    return _MODULES[type(pool)](input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
