@@ -1,13 +1,15 @@
 """A batch in pieces: samples do not depend on each other, so that memory can be traded for calls.
 
 Spikes take L times the room of the ANN's tensors. What a layer writes is still in a CPU's cache when the next one reads
-it only where a piece is small; smaller ones than that give convolutions less to do at a time, and read their weights
-more often. So the largest spike train of a piece is kept at about :data:`CACHE`.
+it only where a piece is small. But each piece calls every layer again, and reads its weights: smaller pieces pay until
+all their trains together are about as large as the weights, and :data:`CALL` for each layer; or, in networks of small
+layers, until the largest train is :data:`CACHE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +21,9 @@ from pascal_ext.operations import name_of, shape_argument
 from pascal_ext.ops import timefold
 
 AUTO = "auto"
-CACHE = 8 << 20  # bytes; a fraction of the last level of cache, which weights and currents share
+CACHE = 2 << 20  # bytes, of which there may be two: what a layer reads and what it writes
+CALL = 400 << 10  # bytes that move while a layer is called
+IMAGES = 16  # torch on one thread hands 1×1 convolutions of fewer images to a slower routine
 _SHAPED = ("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
@@ -52,18 +56,25 @@ def divisible(graph: fx.Graph) -> bool:
     )
 
 
-def size_for_cache(trains: Iterable[int], kernels: int, batch: int) -> int:
+def size_for_cache(trains: Sequence[int], kernels: int, batch: int, least: int = 1) -> int:
     """How many of ``batch`` samples to simulate at a time.
 
     Args:
         trains: the bytes of each layer's spikes for one sample.
-        kernels: the bytes of the convolutions' weights, which every piece reads again: with more of them, larger pieces
-            pay.
+        kernels: the bytes of the convolutions' weights, which every piece reads again.
         batch: number of samples.
+        least: not fewer than these.
     """
-    room = max(CACHE, kernels // 2)
-    pieces = -(-batch // max(1, room // max(trains, default=1)))
+    fitting = CACHE // max(trains, default=1)
+    paying = (kernels + CALL * len(trains)) // max(1, sum(trains))
+    pieces = max(1, batch // max(fitting, paying, least, 1))
     return -(-batch // pieces)
+
+
+def least_samples(convolutions: Iterable[Any], levels: float) -> int:
+    """How many samples make the :data:`IMAGES` that 1×1 convolutions want, over that many timesteps; 1 without any."""
+    pointwise = any(set(layer.kernel_size) == {1} and set(layer.stride) == {1} for layer in convolutions)
+    return math.ceil(IMAGES / levels) if pointwise else 1
 
 
 def split(inputs: Any, size: int, dim: int) -> Iterator[Any]:

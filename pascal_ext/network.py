@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from pascal_ext import chunking
@@ -139,12 +140,14 @@ class SpikingNetwork(nn.Module):
         key = tuple((x.shape[1:], x.dtype) for x in leaves), batch
         if key not in self._sizes:
             counts = references or self._references(pytree.tree_map_only(Tensor, lambda x: x[:1], means))
-            trains = (
+            trains = [
                 layer.numel() // len(layer) * neuron.levels * leaves[0].element_size()
                 for layer, (_, neuron) in zip(counts, self._neuron_calls(), strict=True)
-            )
-            kernels = sum(weight.nbytes for weight in self.parameters() if weight.ndim > 2)
-            self._sizes[key] = chunking.size_for_cache(trains, kernels, batch)
+            ]
+            convolutions = [module for module in self.modules() if isinstance(module, _ConvNd)]
+            kernels = sum(layer.weight.nbytes for layer in convolutions)
+            least = chunking.least_samples(convolutions, self.plan.mean_levels)
+            self._sizes[key] = chunking.size_for_cache(trains, kernels, batch, least)
         return self._sizes[key]
 
     def _is_noticed(self) -> bool:

@@ -33,19 +33,22 @@ def pooling_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _FUNCTIONS and not _wants_positions(node):
             node.target = _FUNCTIONS[node.target]
-        elif node.op == "call_module" and type(pool := root.get_submodule(str(node.target))) in _MODULES:
-            if not pool.return_indices:
-                with graph.inserting_before(node):
-                    module = graph.create_node("get_attr", str(node.target))
-                    pooled = graph.call_function(call_pool, (module, *node.args), node.kwargs)
-                node.replace_all_uses_with(pooled)
-                graph.erase_node(node)
+        elif node.op == "call_module" and _has_values_alone(root.get_submodule(str(node.target))):
+            with graph.inserting_before(node):
+                module = graph.create_node("get_attr", str(node.target))
+                pooled = graph.call_function(call_pool, (module, *node.args), node.kwargs)
+            node.replace_all_uses_with(pooled)
+            graph.erase_node(node)
     return graph
 
 
 def _wants_positions(node: fx.Node) -> bool:
     """Whether a function is told anything about ``return_indices``, its seventh argument."""
     return len(node.args) > 6 or "return_indices" in node.kwargs
+
+
+def _has_values_alone(module: Any) -> bool:
+    return type(module) in _MODULES and not module.return_indices
 
 
 def call_pool(pool: Any, input: Tensor, *, silent: bool = False) -> Tensor:

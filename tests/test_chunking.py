@@ -83,7 +83,7 @@ def test_a_chunk_is_a_number_of_samples(value: Any) -> None:
 @pytest.mark.parametrize("name", {**ANALOG, **EXACT})
 def test_pieces_for_the_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest pieces there are, in any network, whatever its shapes depend on: no one could tell."""
-    monkeypatch.setattr(chunking, "CACHE", 1)
+    monkeypatch.setattr(chunking, "size_for_cache", lambda *_: 1)
     case = {**ANALOG, **EXACT}[name]
     kinds = {"on_unsupported": "analog"} if name in ANALOG else {}
     snn = convert(quantised(case.build(), case.data()), **kinds)
@@ -112,6 +112,7 @@ def test_the_cache_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         return fire(x_seq, *args, **kwargs)
 
     monkeypatch.setattr(snn.get_submodule("1"), "forward", watched)
+    monkeypatch.setattr(chunking, "CALL", 0)
     one = 8 * 256 * 4  # bytes of a sample's spikes
 
     def seen(cache: int) -> list[int]:
@@ -123,7 +124,7 @@ def test_the_cache_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with torch.no_grad():
         assert seen(10 * one) == [10]
-        assert seen(4 * one) == [4, 4, 2]
+        assert seen(4 * one) == [5, 5]
         assert seen(1) == [1] * 10
         snn.chunk = None
         assert seen(1) == [10]
@@ -136,6 +137,20 @@ def test_the_cache_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         snn.get_submodule("0").register_forward_hook(lambda *_: None)
         assert seen(1) == [10], "a hook is called once"
     assert seen(1) == [10], "a gradient's graph is not cut"
+
+
+def test_what_a_piece_costs_decides() -> None:
+    mib = 1 << 20
+    assert chunking.size_for_cache([], 0, 7) == 7
+    assert chunking.size_for_cache([mib] * 20, 0, 32) == 2, "what fits into the cache"
+    assert chunking.size_for_cache([mib] * 20, 80 * mib, 32) == 4, "or as much as the weights"
+    assert chunking.size_for_cache([mib] * 20, 80 * mib, 32, least=8) == 8
+    assert chunking.size_for_cache([mib] * 20, 10_000 * mib, 32) == 32
+    assert chunking.size_for_cache([100 * mib] * 20, 0, 32) == 1, "one sample at least"
+    assert chunking.size_for_cache([mib] * 20, 0, 1) == 1
+    plain, strided, pointwise = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(3, 4, 1)
+    assert chunking.least_samples([plain, strided], 4) == 1
+    assert chunking.least_samples([plain, pointwise], 3) == 6
 
 
 def test_outputs_without_samples_are_refused() -> None:

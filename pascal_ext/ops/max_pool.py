@@ -8,6 +8,8 @@ operations on whole tensors give the same values in a fraction of the time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,21 @@ from torch.nn.modules.utils import _pair, _triple
 from pascal_ext.observers import is_watched
 
 Sizes = int | tuple[int, ...]
-Windows = list[tuple[int, int, int, int]]  # of each dimension: size, stride, padding, dilation
+
+
+class Window(NamedTuple):
+    """What is pooled along one dimension."""
+
+    size: int
+    stride: int
+    padding: int
+    dilation: int
+
+    def places(self, length: int, ceil_mode: bool) -> int:
+        """How many there are; with ``ceil_mode``, those that begin within x, or its padding, and end beyond it."""
+        room = length + 2 * self.padding - self.dilation * (self.size - 1) - 1
+        count = (room + (self.stride - 1) * ceil_mode) // self.stride + 1
+        return count - (ceil_mode and (count - 1) * self.stride >= length + self.padding)
 
 
 def max_pool2d(
@@ -29,10 +45,7 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """:func:`torch.nn.functional.max_pool2d`."""
-    if not _can_separate(input):
-        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
-    windows = zip(*map(_pair, (kernel_size, stride or kernel_size, padding, dilation)), strict=True)
-    return _separately(input, list(windows), ceil_mode)
+    return _max_pool(F.max_pool2d, _pair, input, (kernel_size, stride or kernel_size, padding, dilation), ceil_mode)
 
 
 def max_pool3d(
@@ -44,35 +57,43 @@ def max_pool3d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """:func:`torch.nn.functional.max_pool3d`."""
-    if not _can_separate(input):
-        return F.max_pool3d(input, kernel_size, stride, padding, dilation, ceil_mode)
-    windows = zip(*map(_triple, (kernel_size, stride or kernel_size, padding, dilation)), strict=True)
-    return _separately(input, list(windows), ceil_mode)
+    return _max_pool(F.max_pool3d, _triple, input, (kernel_size, stride or kernel_size, padding, dilation), ceil_mode)
 
 
-def _can_separate(x: Tensor) -> bool:
+def _max_pool(
+    torchs: Callable[..., Tensor], each: Callable[..., Any], x: Tensor, options: tuple[Sizes, ...], ceil_mode: bool
+) -> Tensor:
+    """One dimension after the other; the last one, which lies in one piece, by torch's own loop."""
+    windows = [Window(*numbers) for numbers in zip(*map(each, options), strict=True)]
+    if not _can_separate(x, windows, ceil_mode):
+        return torchs(x, *options, ceil_mode)
+    for dim, window in enumerate(windows[:-1], start=x.ndim - len(windows)):
+        x = _along(x, dim, window, ceil_mode)
+    return F.max_pool1d(x.flatten(0, -2), *windows[-1], ceil_mode).view(*x.shape[:-1], -1)
+
+
+def _can_separate(x: Tensor, windows: list[Window], ceil_mode: bool) -> bool:
     """On a CPU, without gradients, and in the usual layout (torch's own is fast where the channels are last), as long
-    as nobody counts operations, or records them to compile them.
+    as nobody counts operations, or records them to compile them; and where torch would not refuse.
     """
     plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.is_contiguous() and x.numel() > 0
     if not plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return not torch.jit.is_tracing() and not is_watched()
+    if torch._C._is_tracing() or is_watched() or x.ndim <= len(windows):
+        return False
+    lengths = x.shape[-len(windows) :]
+    return all(
+        window.places(length, ceil_mode) > 0 and 2 * window.padding <= window.size
+        for window, length in zip(windows, lengths, strict=True)
+    )
 
 
-def _separately(x: Tensor, windows: Windows, ceil_mode: bool) -> Tensor:
-    """One dimension after the other; the last one, which lies in one piece, by torch's own loop."""
-    for dim, window in enumerate(windows[:-1], start=x.ndim - len(windows)):
-        x = _along(x, dim, *window, ceil_mode)
-    return F.max_pool1d(x.flatten(0, -2), *windows[-1], ceil_mode).view(*x.shape[:-1], -1)
-
-
-def _along(x: Tensor, dim: int, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
-    """The maxima of windows along one dimension."""
-    length = x.shape[dim]
-    count = _count(length, size, stride, padding, dilation, ceil_mode)
+def _along(x: Tensor, dim: int, window: Window, ceil_mode: bool) -> Tensor:
+    """The maxima along one dimension."""
+    length, stride = x.shape[dim], window.stride
+    count = window.places(length, ceil_mode)
     elements = []  # of a window, one after the other: the windows that have it within x, and its values there
-    for start in range(-padding, dilation * size - padding, dilation):
+    for start in range(-window.padding, window.dilation * window.size - window.padding, window.dilation):
         first, last = max(0, -(start // stride)), min(count - 1, (length - 1 - start) // stride)
         if first <= last:
             positions = slice(start + first * stride, start + last * stride + 1, stride)
@@ -87,10 +108,3 @@ def _along(x: Tensor, dim: int, size: int, stride: int, padding: int, dilation: 
             part = maxima.narrow(dim, first, last - first)
             torch.maximum(part, values, out=part)
     return maxima
-
-
-def _count(length: int, size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """How many windows there are; with ``ceil_mode``, those that begin within x, or its padding, and end beyond it."""
-    room = length + 2 * padding - dilation * (size - 1) - 1
-    count = (room + (stride - 1) * ceil_mode) // stride + 1
-    return count - (ceil_mode and (count - 1) * stride >= length + padding)
