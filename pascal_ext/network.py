@@ -190,8 +190,8 @@ class SpikingNetwork(nn.Module):
         """At most how many samples are simulated at a time.
 
         Spikes need L times the memory that the ANN needs, and samples do not depend on each other, so a number bounds
-        the memory; the results are joined. ``"auto"`` (the default): as many as a CPU's cache has room for, which is
-        faster, where no one could notice: in evaluation, without gradients and hooks. None: all of them at once.
+        the memory; the results are joined. ``"auto"`` (the default): as few as are fastest on a CPU, see
+        :mod:`pascal_ext.chunking`, where no one could notice: in evaluation, without gradients and hooks. None: all of them at once.
 
         Raises:
             InvalidArgumentError: on setting, where it is none of these.

@@ -53,7 +53,8 @@ def _has_values_alone(module: Any) -> bool:
 
 def call_pool(pool: Any, input: Tensor, *, silent: bool = False) -> Tensor:
     """``pool(input)``, faster where no hook is to see it, or ``silent`` says that none shall."""
-    if not silent and not unobserved(pool):
+    function = _MODULES.get(type(pool))  # None where the user has put another module into the network
+    if function is None or not (silent or unobserved(pool)):
         output: Tensor = pool(input)
         return output
-    return _MODULES[type(pool)](input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+    return function(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
