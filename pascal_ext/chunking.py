@@ -1,9 +1,9 @@
 """A batch in pieces: samples do not depend on each other, so that memory can be traded for calls.
 
 Spikes take L times the room of the ANN's tensors. What a layer writes is still in a CPU's cache when the next one reads
-it only where a piece is small. But each piece calls every layer again, and reads its weights: smaller pieces pay until
-all their trains together are about as large as the weights, and :data:`CALL` for each layer; or, in networks of small
-layers, until the largest train is :data:`CACHE`.
+it only where a piece is small. But each piece calls every layer again, which reads its weights and puts them in another
+order: smaller pieces pay until all their trains together are about as large as one and a half times the weights, and
+:data:`CALL` for each layer; or, in networks of small layers, until the largest train is :data:`CACHE`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pascal_ext.ops import timefold
 
 AUTO = "auto"
 CACHE = 2 << 20  # bytes, of which there may be two: what a layer reads and what it writes
+FRESH = 32 << 20  # bytes; larger tensors get new memory from the system every time
 CALL = 400 << 10  # bytes that move while a layer is called
 IMAGES = 16  # torch on one thread hands 1×1 convolutions of fewer images to a slower routine
 _SHAPED = ("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty")
@@ -65,10 +66,11 @@ def size_for_cache(trains: Sequence[int], kernels: int, batch: int, least: int =
         batch: number of samples.
         least: not fewer than these.
     """
-    fitting = CACHE // max(trains, default=1)
-    paying = (kernels + CALL * len(trains)) // max(1, sum(trains))
-    pieces = max(1, batch // max(fitting, paying, least, 1))
-    return -(-batch // pieces)
+    largest = max(trains, default=1)
+    paying = (kernels * 3 // 2 + CALL * len(trains)) // max(1, sum(trains))
+    size = max(min(max(CACHE // largest, paying), FRESH // largest), least, 1)
+    pieces = -(-batch // size)
+    return min(batch, max(least, -(-batch // pieces)))
 
 
 def least_samples(convolutions: Iterable[Any], levels: float) -> int:

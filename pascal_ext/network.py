@@ -191,7 +191,8 @@ class SpikingNetwork(nn.Module):
 
         Spikes need L times the memory that the ANN needs, and samples do not depend on each other, so a number bounds
         the memory; the results are joined. ``"auto"`` (the default): as few as are fastest on a CPU, see
-        :mod:`pascal_ext.chunking`, where no one could notice: in evaluation, without gradients and hooks. None: all of them at once.
+        :mod:`pascal_ext.chunking`, where no one could notice: in evaluation, without gradients and hooks. None: all of
+        them at once.
 
         Raises:
             InvalidArgumentError: on setting, where it is none of these.

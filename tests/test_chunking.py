@@ -124,7 +124,7 @@ def test_the_cache_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with torch.no_grad():
         assert seen(10 * one) == [10]
-        assert seen(4 * one) == [5, 5]
+        assert seen(4 * one) == [4, 4, 2]
         assert seen(1) == [1] * 10
         snn.chunk = None
         assert seen(1) == [10]
@@ -143,9 +143,11 @@ def test_what_a_piece_costs_decides() -> None:
     mib = 1 << 20
     assert chunking.size_for_cache([], 0, 7) == 7
     assert chunking.size_for_cache([mib] * 20, 0, 32) == 2, "what fits into the cache"
-    assert chunking.size_for_cache([mib] * 20, 80 * mib, 32) == 4, "or as much as the weights"
-    assert chunking.size_for_cache([mib] * 20, 80 * mib, 32, least=8) == 8
-    assert chunking.size_for_cache([mib] * 20, 10_000 * mib, 32) == 32
+    assert chunking.size_for_cache([mib] * 20, 50 * mib, 32) == 4, "or half as much again as the weights"
+    assert chunking.size_for_cache([mib] * 20, 50 * mib, 32, least=8) == 8
+    assert chunking.size_for_cache([mib] * 20, 50 * mib, 9, least=8) == 8, "none of them smaller, but the last"
+    assert chunking.size_for_cache([mib] * 20, 50 * mib, 5, least=8) == 5
+    assert chunking.size_for_cache([mib] * 20, 10_000 * mib, 100) == 25, "nothing that needs new memory every time"
     assert chunking.size_for_cache([100 * mib] * 20, 0, 32) == 1, "one sample at least"
     assert chunking.size_for_cache([mib] * 20, 0, 1) == 1
     plain, strided, pointwise = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(3, 4, 1)
