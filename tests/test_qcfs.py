@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pascal_ext import QCFS
+from pascal_ext import QCFS, convert
 from pascal_ext.errors import InvalidArgumentError, PlanError
 
 LEVELS = (1, 2, 3, 4, 8, 31)
@@ -241,3 +241,25 @@ def test_a_threshold_for_other_channels() -> None:
 def test_integers_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"torch\.int64; call \.float\(\)"):
         QCFS(4)(torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's vmap calls clamp_ once for each sample
+@pytest.mark.parametrize("threshold", [1.0, torch.tensor([0.5, 1.0, 1.5, 2.0])], ids=["scalar", "per channel"])
+def test_function_transformations(threshold: Tensor | float) -> None:
+    """Gradients for each sample, Jacobians, and networks mapped over another dimension."""
+    ann = nn.Sequential(nn.Conv2d(3, 4, 3), QCFS(4, threshold), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+    parameters = dict(ann.double().named_parameters())
+    x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(ann, parameters, (x.unsqueeze(0),)).square().sum()
+
+    found = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for index, sample in enumerate(x):
+        expected = torch.autograd.grad(loss(parameters, sample), list(parameters.values()))
+        for name, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(found[name][index], gradient)
+    snn = convert(ann, execution="counts")
+    assert torch.func.jacrev(snn)(x[:1]).shape == (1, 2, 1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(snn)(x.view(3, 2, 3, 8, 8)).flatten(0, 1), snn(x))

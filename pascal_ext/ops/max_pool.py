@@ -74,12 +74,12 @@ def _max_pool(
 
 def _can_separate(x: Tensor, windows: list[Window], ceil_mode: bool) -> bool:
     """On a CPU, without gradients, and in the usual layout (torch's own is fast where the channels are last), as long
-    as nobody counts operations, or records them to compile them; and where torch would not refuse.
+    as nobody counts operations, or records or transforms them; and where torch would not refuse.
     """
     plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.is_contiguous() and x.numel() > 0
     if not plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    if torch._C._is_tracing() or is_watched() or x.ndim <= len(windows):
+    if torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() or is_watched() or x.ndim <= len(windows):
         return False
     lengths = x.shape[-len(windows) :]
     return all(

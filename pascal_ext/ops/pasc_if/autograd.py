@@ -13,12 +13,17 @@ from pascal_ext.ops.pasc_if.vectorised import pasc_if_settled, pasc_if_vectorise
 
 
 class _Activation(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int) -> Tensor:
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(z, threshold)
-            ctx.levels = levels
+    def forward(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
         return quantised_activation(z, threshold, levels)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(*inputs[:2])
+            ctx.levels = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -40,26 +40,26 @@ def activation_gradient(
     elif can_tile(z):
         grad_z = torch.empty_like(z)
         for scale, subtotal, above, source, target in tiles((by, total), 1, grad, z, grad_z):
-            slope = _slopes(above, source, target, scale, levels, needs_threshold)
+            _, slope = _slopes(above, source, scale, levels, needs_threshold, out=target)
             if slope is not None:
                 subtotal += slope.sum_to_size(subtotal.shape)
     else:
-        grad_z = torch.empty_like(z, dtype=by.dtype)
-        slope = _slopes(grad.to(by.dtype), z.to(by.dtype), grad_z, by, levels, needs_threshold)
+        grad_z, slope = _slopes(grad.to(by.dtype), z.to(by.dtype), by, levels, needs_threshold)
         total = total if slope is None else slope.sum_to_size(by.shape)
     return grad_z.to(z.dtype), total.reshape(threshold.shape).to(threshold.dtype) if needs_threshold else None
 
 
 def _slopes(
-    grad: Tensor, z: Tensor, grad_z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool
-) -> Tensor | None:
-    """Fill ``grad_z``; returns the gradient with respect to λ, element by element."""
+    grad: Tensor, z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients with respect to z, in ``out`` where that is given, and, element by element, to λ."""
     u = shifted(z, divisor_of(threshold, levels), levels)
-    torch.ops.aten.hardtanh_backward(grad, u, 0, levels, grad_input=grad_z)  # grad where 0 < u < L
+    to = {} if out is None else {"grad_input": out}  # transformations know no operations that write elsewhere
+    grad_z = torch.ops.aten.hardtanh_backward(grad, u, 0, levels, **to)  # grad where 0 < u < L
     if not needs_threshold:
-        return None
+        return grad_z, None
     activation = u.floor_().clamp_(0, levels).mul_(grad).mul_(1 / levels)
-    return activation.addcmul_(grad_z, z / threshold, value=-1)
+    return grad_z, activation.addcmul_(grad_z, z / threshold, value=-1)
 
 
 def train_gradient(grad: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,12 @@ def can_tile(x: Tensor) -> bool:
     """Whether a chain of in-place operations is the way to work on ``x``, in tiles where it is large.
 
     Not on accelerators, where one broadcast operation costs fewer launches; not in half precisions, which are
-    accumulated in another dtype; not while compiling, since compilers fuse what is written without side effects.
+    accumulated in another dtype; not while compiling, since compilers fuse what is written without side effects, nor in
+    ``torch.func``'s transformations, which follow values only.
     """
-    return x.device.type == "cpu" and accumulation_dtype(x.dtype) == x.dtype and not torch.compiler.is_compiling()
+    if x.device.type != "cpu" or accumulation_dtype(x.dtype) != x.dtype:
+        return False
+    return not torch.compiler.is_compiling() and not torch._C._functorch.peek_interpreter_stack()
 
 
 def tiles(channelwise: tuple[Tensor, ...], channel_dim: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
