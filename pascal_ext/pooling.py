@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pascal_ext.observers import unobserved
-from pascal_ext.ops.max_pool import max_pool2d, max_pool3d
+from pascal_ext.ops.max_pool import max_pool
 
-_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
-    F.max_pool2d: max_pool2d,
-    torch.max_pool2d: max_pool2d,
-    F.max_pool3d: max_pool3d,
-    torch.max_pool3d: max_pool3d,
-}
-_MODULES: dict[type[nn.Module], Callable[..., Tensor]] = {nn.MaxPool2d: max_pool2d, nn.MaxPool3d: max_pool3d}
+_FUNCTIONS: dict[Any, int] = {F.max_pool2d: 2, torch.max_pool2d: 2, F.max_pool3d: 3, torch.max_pool3d: 3}
+_MODULES: dict[type[nn.Module], int] = {nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 
 
 def pooling_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
@@ -32,7 +26,8 @@ def pooling_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
     graph = copy.deepcopy(graph)
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _FUNCTIONS and not _wants_positions(node):
-            node.target = _FUNCTIONS[node.target]
+            node.args = (_FUNCTIONS[node.target], *node.args)
+            node.target = max_pool
         elif node.op == "call_module" and _has_values_alone(root.get_submodule(str(node.target))):
             with graph.inserting_before(node):
                 module = graph.create_node("get_attr", str(node.target))
@@ -53,8 +48,8 @@ def _has_values_alone(module: Any) -> bool:
 
 def call_pool(pool: Any, input: Tensor, *, silent: bool = False) -> Tensor:
     """``pool(input)``, faster where no hook is to see it, or ``silent`` says that none shall."""
-    function = _MODULES.get(type(pool))  # None where the user has put another module into the network
-    if function is None or not (silent or unobserved(pool)):
+    dims = _MODULES.get(type(pool))  # None where the user has put another module into the network
+    if dims is None or not (silent or unobserved(pool)):
         output: Tensor = pool(input)
         return output
-    return function(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+    return max_pool(dims, input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)

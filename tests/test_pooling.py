@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pascal_ext import QCFS, convert
-from pascal_ext.ops.max_pool import max_pool2d, max_pool3d
+from pascal_ext.ops.max_pool import max_pool
 from tests.cases import Net
 
-POOLS = {2: (max_pool2d, F.max_pool2d), 3: (max_pool3d, F.max_pool3d)}
+TORCHS = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
 class Operations(TorchDispatchMode):
@@ -43,39 +43,37 @@ def test_equals_torch(data: st.DataObject) -> None:
     x = torch.randn(shape, dtype=data.draw(st.sampled_from([torch.float32, torch.float64])))
     for special in data.draw(st.sets(st.sampled_from([math.nan, math.inf, -math.inf]))):
         x[torch.rand(shape) < 0.2] = special
-    ours, torchs = POOLS[dims]
     options = (tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), data.draw(st.booleans()))
     try:
-        expected = torchs(x, *options)
+        expected = TORCHS[dims](x, *options)
     except RuntimeError:
         assume(False)  # a window that is larger than x
     with torch.no_grad():
-        torch.testing.assert_close(ours(x, *options), expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(max_pool(dims, x, *options), expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("dims", POOLS)
+@pytest.mark.parametrize("dims", TORCHS)
 def test_one_number_is_one_for_each_dimension(dims: int) -> None:
-    ours, torchs = POOLS[dims]
     x = torch.randn(2, 3, *[9] * dims)
     with torch.no_grad():
         for arguments in ((3,), (2, 1), (3, 2, 1), (3, 2, 1, 2), (3, 2, 1, 1, True)):
-            assert torch.equal(ours(x, *arguments), torchs(x, *arguments))
+            assert torch.equal(max_pool(dims, x, *arguments), TORCHS[dims](x, *arguments))
         with pytest.raises(RuntimeError, match="too small"):
-            ours(x, 10)
+            max_pool(dims, x, 10)
 
 
 def test_gradients_and_layouts_are_torchs() -> None:
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    (ours,) = torch.autograd.grad(max_pool2d(x, 2).sum(), x)
+    (ours,) = torch.autograd.grad(max_pool(2, x, 2).sum(), x)
     (expected,) = torch.autograd.grad(F.max_pool2d(x, 2).sum(), x)
     assert torch.equal(ours, expected)
     with torch.no_grad():
         last = x.contiguous(memory_format=torch.channels_last)
-        assert max_pool2d(last, 2).is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(max_pool2d(last, 2), F.max_pool2d(x, 2))
-        assert max_pool2d(x.bfloat16(), 2).dtype == torch.bfloat16
+        assert max_pool(2, last, 2).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(max_pool(2, last, 2), F.max_pool2d(x, 2))
+        assert max_pool(2, x.bfloat16(), 2).dtype == torch.bfloat16
         with Operations() as seen:
-            max_pool2d(x, 2)
+            max_pool(2, x, 2)
     assert seen.names == ["max_pool2d_with_indices"], "an operation counter knows it"
 
 

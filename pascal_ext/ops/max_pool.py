@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.utils import _pair, _triple
+from torch.nn.modules.utils import _ntuple
 
 from pascal_ext.observers import is_watched
 
 Sizes = int | tuple[int, ...]
+_TORCHS: dict[int, Callable[..., Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
 class Window(NamedTuple):
@@ -36,7 +37,8 @@ class Window(NamedTuple):
         return count - (ceil_mode and (count - 1) * self.stride >= length + self.padding)
 
 
-def max_pool2d(
+def max_pool(
+    dims: int,
     input: Tensor,
     kernel_size: Sizes,
     stride: Sizes | None = None,
@@ -44,30 +46,16 @@ def max_pool2d(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """:func:`torch.nn.functional.max_pool2d`."""
-    return _max_pool(F.max_pool2d, _pair, input, (kernel_size, stride or kernel_size, padding, dilation), ceil_mode)
+    """:func:`torch.nn.functional.max_pool2d` for ``dims=2``, ``max_pool3d`` for 3.
 
-
-def max_pool3d(
-    input: Tensor,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """:func:`torch.nn.functional.max_pool3d`."""
-    return _max_pool(F.max_pool3d, _triple, input, (kernel_size, stride or kernel_size, padding, dilation), ceil_mode)
-
-
-def _max_pool(
-    torchs: Callable[..., Tensor], each: Callable[..., Any], x: Tensor, options: tuple[Sizes, ...], ceil_mode: bool
-) -> Tensor:
-    """One dimension after the other; the last one, which lies in one piece, by torch's own loop."""
-    windows = [Window(*numbers) for numbers in zip(*map(each, options), strict=True)]
-    if not _can_separate(x, windows, ceil_mode):
-        return torchs(x, *options, ceil_mode)
-    for dim, window in enumerate(windows[:-1], start=x.ndim - len(windows)):
+    One dimension after the other; the last one, which lies in one piece, by torch's own loop.
+    """
+    options = (kernel_size, stride or kernel_size, padding, dilation)
+    windows = [Window(*numbers) for numbers in zip(*map(_ntuple(dims), options), strict=True)]
+    if not _can_separate(input, windows, ceil_mode):
+        return _TORCHS[dims](input, *options, ceil_mode)
+    x = input
+    for dim, window in enumerate(windows[:-1], start=x.ndim - dims):
         x = _along(x, dim, window, ceil_mode)
     return F.max_pool1d(x.flatten(0, -2), *windows[-1], ceil_mode).view(*x.shape[:-1], -1)
 
