@@ -9,14 +9,14 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops import timefold
-from pascal_ext.ops.pasc_if import counts_and_activation
+from pascal_ext.ops.pasc_if import Reference, counts_and_activation
 from pascal_ext.pooling import call_pool
 
 
 def counts_graph(traced: fx.GraphModule) -> fx.Graph:
     """A copy of the graph in which neurons get, and give, sequences of one step; nothing else is different."""
     graph = copy.deepcopy(traced.graph)
-    for node in _neuron_calls(graph, traced):
+    for node in neuron_calls(graph, traced):
         with graph.inserting_before(node):
             node.args = (graph.call_function(timefold.as_sequence, (node.args[0],)),)
         readers = list(node.users)
@@ -28,14 +28,14 @@ def counts_graph(traced: fx.GraphModule) -> fx.Graph:
 
 
 def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
-    """From a :func:`counts_graph`, the graph that returns the counts of every layer.
+    """From a :func:`counts_graph`, the graph that returns a :class:`Reference` for every layer.
 
     It calls the modules' ``forward``, not the modules: hooks stay silent in this pass, so that monitors see each spike
     train once, and binary spikes alone.
     """
     graph = copy.deepcopy(counts)
     found = []
-    for node in _neuron_calls(graph, root):
+    for node in neuron_calls(graph, root):
         neuron = root.get_submodule(str(node.target))
         assert isinstance(neuron, PascIF)
         with graph.inserting_before(node):
@@ -61,12 +61,12 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
     return graph
 
 
-def counts_and_values(x_seq: Tensor, threshold: Tensor, levels: int, in_place: bool) -> tuple[Tensor, Tensor]:
-    """Counts of a one-step sequence [1, N, ...] -> [N, ...], and what they stand for, a sequence of one step."""
+def counts_and_values(x_seq: Tensor, threshold: Tensor, levels: int, in_place: bool) -> tuple[Reference, Tensor]:
+    """Counts [N, ...] of a one-step sequence [1, N, ...], and what they stand for, a sequence of one step."""
     counts, value = counts_and_activation(x_seq[0], threshold, levels, in_place=in_place)
-    return counts, value.unsqueeze(0)
+    return Reference(counts, x_seq.dtype), value.unsqueeze(0)
 
 
-def _neuron_calls(graph: fx.Graph, root: nn.Module) -> list[fx.Node]:
+def neuron_calls(graph: fx.Graph, root: nn.Module) -> list[fx.Node]:
     calls = [node for node in graph.nodes if node.op == "call_module"]
     return [node for node in calls if isinstance(root.get_submodule(str(node.target)), PascIF)]

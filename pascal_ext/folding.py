@@ -6,10 +6,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pascal_ext.observers import has_hooks
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
 
@@ -20,7 +22,9 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     """``layer(scale * spikes)``, with the scale multiplied into the weights: the layer reads binary spikes.
 
     The layer keeps its own weights, which are the ANN's. The product is kept for the next call where no gradient is
-    recorded, until the weights or the scale change (in any way but behind autograd's back, through ``.data``).
+    recorded, until the weights or the scale change (in any way but behind autograd's back, through ``.data``). A linear
+    layer has far more weights than outputs, so there the latter are multiplied by a single value, and there is no
+    second copy of the weights.
 
     Args:
         layer: a convolution, transposed convolution or linear layer.
@@ -30,6 +34,10 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     """
     if scale.numel() > 1 and spikes.ndim > 2 and not isinstance(layer, _ConvNd):
         return layer(timefold.scale(spikes, scale))  # a linear layer along another dimension than the channels
+    if scale.numel() == 1 and type(layer) is nn.Linear and not has_hooks(layer):
+        currents = F.linear(spikes, layer.weight)
+        currents = currents * scale.to(currents.dtype)
+        return currents if layer.bias is None else currents + layer.bias.to(currents.dtype)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         weight = scaled_weight(layer, scale)
     else:

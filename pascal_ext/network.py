@@ -20,10 +20,12 @@ from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.observers import is_watched, unobserved
 from pascal_ext.ops import timefold
+from pascal_ext.ops.pasc_if import Reference
 from pascal_ext.overwriting import overwriting_graph
 from pascal_ext.plan import LevelPlan
 from pascal_ext.pooling import pooling_graph
 from pascal_ext.presentation import batch_ndim, presented
+from pascal_ext.shared_layers import continuing_graph, fires_as_counted, first_neurons
 
 STEP_MODES = ("s", "m")
 _serial = itertools.count()
@@ -91,7 +93,11 @@ class SpikingNetwork(nn.Module):
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
         self._run_counts = _function(counts)
         self._run_references = _function(reference_graph(counts, self))
-        self._run_spikes = _function(overwriting_graph(pooling_graph(self._spikes_graph, self), self))
+        spikes, continuing = self._spikes_graph, continuing_graph(self._spikes_graph, self)
+        self._run_spikes, self._run_continuing = (
+            _function(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
+        )
+        self._first_neurons = first_neurons(continuing)
         self._divisible = not self._analog_nodes and chunking.divisible(self._spikes_graph)
         self._batch_ndim = batch_ndim(self._counts_graph, self)
 
@@ -114,35 +120,50 @@ class SpikingNetwork(nn.Module):
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
             return pytree.tree_map_only(Tensor, finish, outputs)
         references = self._references(means) if self._settles(means) else None
-        size = self._piece(batch, means, references)
+        noticed = self._is_noticed()
+        continues = references is not None and not noticed and self._continues((args, kwargs))
+        size = batch if noticed else self._piece(batch, means, references)
         if size == batch:
-            return self._simulate((args, kwargs), batch, references)
+            return self._simulate((args, kwargs), batch, references, continues)
         counts = itertools.repeat(None) if references is None else chunking.split(references, size, 0)
         sizes = [size] * (batch // size) + [batch % size] * (batch % size > 0)
         pieces = zip(chunking.split((args, kwargs), size, self._sample_dim), sizes, counts, strict=False)
-        return chunking.join([self._simulate(*piece) for piece in pieces], self._sample_dim, size)
+        outputs = [self._simulate(*piece, continues) for piece in pieces]
+        return chunking.join(outputs, self._sample_dim, size)
 
-    def _simulate(self, inputs: Any, batch: int, references: tuple[Tensor, ...] | None) -> Any:
-        """Simulate the spikes of ``batch`` samples."""
+    def _simulate(self, inputs: Any, batch: int, references: tuple[Reference, ...] | None, continues: bool) -> Any:
+        """Simulate the spikes of ``batch`` samples; where ``continues``, from what the references say of the input."""
         finish: Callable[[Tensor], Tensor] = timefold.mean
         if self._step_mode == "m":
             inputs, finish = pytree.tree_map_only(Tensor, timefold.fold, inputs), _same
-        outputs = self._run_spikes(self, batch, references, *inputs[0], **inputs[1])
+        run = self._run_continuing if continues else self._run_spikes
+        outputs = run(self, batch, references, *inputs[0], **inputs[1])
         return pytree.tree_map_only(Tensor, finish, outputs)
 
-    def _piece(self, batch: int, means: Any, references: tuple[Tensor, ...] | None) -> int:
-        """How many samples are simulated at a time."""
-        if self._chunk != chunking.AUTO or batch == 1 or not self._divisible or self._is_noticed():
+    def _continues(self, inputs: Any) -> bool:
+        """Whether the spikes can go on behind the first neurons, see :mod:`pascal_ext.shared_layers`.
+
+        Not in autocast, where the dtype of a layer's spikes says nothing of what a max pool makes of them.
+        """
+        if torch._C._is_any_autocast_enabled():
+            return False
+        if self._step_mode == "m" and any(len(x) != 1 for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)):
+            return False
+        return all(fires_as_counted(self.get_submodule(name)) for name in self._first_neurons)
+
+    def _piece(self, batch: int, means: Any, references: tuple[Reference, ...] | None) -> int:
+        """How many samples are simulated at a time, where no one notices."""
+        if self._chunk != chunking.AUTO or batch == 1 or not self._divisible:
             return batch
         leaves = [x for x in pytree.tree_leaves(means) if isinstance(x, Tensor)]
         if any(x.device.type != "cpu" for x in leaves):
             return batch
         key = tuple((x.shape[1:], x.dtype) for x in leaves), batch
         if key not in self._sizes:
-            counts = references or self._references(pytree.tree_map_only(Tensor, lambda x: x[:1], means))
+            known = references or self._references(pytree.tree_map_only(Tensor, lambda x: x[:1], means))
             trains = [
-                layer.numel() // len(layer) * neuron.levels * leaves[0].element_size()
-                for layer, (_, neuron) in zip(counts, self._neuron_calls(), strict=True)
+                layer.counts[0].numel() * neuron.levels * layer.dtype.itemsize
+                for layer, (_, neuron) in zip(known, self._neuron_calls(), strict=True)
             ]
             convolutions = [module for module in self.modules() if isinstance(module, _ConvNd)]
             kernels = sum(layer.weight.nbytes for layer in convolutions)
@@ -151,7 +172,7 @@ class SpikingNetwork(nn.Module):
         return self._sizes[key]
 
     def _is_noticed(self) -> bool:
-        """Whether anyone could notice that layers are called more than once for a batch."""
+        """Whether anyone could notice that layers are called more or less than once for a batch."""
         if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or is_watched():
             return True
         return not unobserved(*self.modules())
@@ -161,10 +182,10 @@ class SpikingNetwork(nn.Module):
         return int(self._step_mode == "m")
 
     @torch.no_grad()
-    def _references(self, inputs: Any) -> tuple[Tensor, ...]:
-        """The counts of every layer in the ANN's own arithmetic."""
-        counts: tuple[Tensor, ...] = self._run_references(self, *inputs[0], **inputs[1])
-        return counts
+    def _references(self, inputs: Any) -> tuple[Reference, ...]:
+        """What a pass in the ANN's own arithmetic says of every layer."""
+        references: tuple[Reference, ...] = self._run_references(self, *inputs[0], **inputs[1])
+        return references
 
     def _settles(self, inputs: Any) -> bool:
         """Whether this call lets the counts settle ties: not in float64, where there are none, and not while a dispatch

@@ -12,9 +12,12 @@ def unobserved(*modules: nn.Module) -> bool:
     """Whether values of ``modules`` may be overwritten: no hook keeps them or is to see them, and no gradient needs
     them.
     """
-    if torch.is_grad_enabled() or _has_any_global_hook():
-        return False
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return not torch.is_grad_enabled() and not has_hooks(*modules)
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether a hook of ``modules``, or of all modules, sees what goes into them, or out of them."""
+    return _has_any_global_hook() or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def is_watched() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.models import build
 from pascal_ext import calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
-from pascal_ext.ops.pasc_if import pasc_if_settled, quantise, ties
+from pascal_ext.ops.pasc_if import Reference, pasc_if_settled, quantise, ties
 from pascal_ext.ops.pasc_if.ties import TF32_TIE, TIE, margin, margins
 from tests.cases import alive, quantised
 from tests.networks import EXACT
@@ -171,12 +172,24 @@ def test_the_margin_knows_what_torch_may_do(allowed: bool) -> None:
 
 
 def test_planted_faults_are_not_settled() -> None:
-    """The reference may not hide that the spikes are wrong."""
+    """The reference may not hide that the spikes are wrong: not where someone looks at them, as ``verify`` does, nor
+    behind the first layer, which is the reference's own.
+    """
     case = EXACT["norm after"]
     qcfs = quantised(case.build(), case.data(), "scalar").float()
     snn = convert(qcfs)
     x = case.data()[0].float()
     with torch.no_grad():
         right = snn(x)
-        run, snn._run_references = snn._run_references, lambda *args: tuple(torch.zeros_like(c) for c in run(*args))
+        run = snn._run_references
+
+        def planted(*args: Any) -> tuple[Reference, ...]:
+            first, *others = run(*args)
+            return first, *(Reference(torch.zeros_like(counts), dtype) for counts, dtype in others)
+
+        snn._run_references = planted
+        assert torch.equal(snn(x), right)
+        snn._run_references = lambda *args: tuple(Reference(torch.zeros_like(r.counts), r.dtype) for r in run(*args))
+        assert not torch.equal(snn(x), right)
+        next(iter(snn.neurons.values())).register_forward_hook(lambda *_: None)
         assert torch.equal(snn(x), right)

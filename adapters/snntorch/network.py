@@ -30,3 +30,8 @@ class PascalNetwork(SpikingNetwork):
         for neuron in self.neurons.values():
             if isinstance(neuron, PascalIF):
                 neuron.whole_windows = True
+
+    def _is_noticed(self) -> bool:
+        """A membrane that ``init_hidden`` keeps is that of the whole batch."""
+        kept = any(neuron.init_hidden for neuron in self.neurons.values() if isinstance(neuron, PascalIF))
+        return kept or super()._is_noticed()

@@ -86,13 +86,16 @@ def _along(x: Tensor, dim: int, window: Window, ceil_mode: bool) -> Tensor:
         if first <= last:
             positions = slice(start + first * stride, start + last * stride + 1, stride)
             elements.append((first, last + 1, x[(*[slice(None)] * dim, positions)]))
-    everywhere = next((values for first, last, values in elements if last - first == count), None)
-    if everywhere is None:
-        maxima = x.new_full((*x.shape[:dim], count, *x.shape[dim + 1 :]), -math.inf)
+    elements.sort(key=lambda element: element[0] - element[1])  # what all windows have comes first
+    everywhere = sum(last - first == count for first, last, _ in elements)
+    maxima = x.new_empty((*x.shape[:dim], count, *x.shape[dim + 1 :]))
+    if everywhere > 1:
+        torch.maximum(elements.pop(0)[2], elements.pop(0)[2], out=maxima)
+    elif everywhere:
+        maxima.copy_(elements.pop(0)[2])
     else:
-        maxima = everywhere.clone(memory_format=torch.contiguous_format)
+        maxima.fill_(-math.inf)
     for first, last, values in elements:
-        if values is not everywhere:
-            part = maxima.narrow(dim, first, last - first)
-            torch.maximum(part, values, out=part)
+        part = maxima.narrow(dim, first, last - first)
+        torch.maximum(part, values, out=part)
     return maxima

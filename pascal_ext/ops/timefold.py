@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
+from pascal_ext.ops.pasc_if.ties import Reference
 from pascal_ext.ops.thresholds import broadcastable
 
 
@@ -109,9 +110,9 @@ def only_step(x_seq: Tensor) -> Tensor:
     return x_seq[0]
 
 
-def pick(counts: tuple[Tensor, ...] | None, index: int) -> Tensor | None:
+def pick(references: tuple[Reference, ...] | None, index: int) -> Tensor | None:
     """The reference counts of one layer, where there are any."""
-    return None if counts is None else counts[index]
+    return None if references is None else references[index].counts
 
 
 def keep_batch(x: Tensor, source: Tensor, where: str) -> Tensor:

@@ -27,6 +27,7 @@ is 1/2 at most: the ANN's rounding then decides between neighbouring levels.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,18 @@ from torch import Tensor
 TIE = 512.0
 TF32_TIE, TF32_EPSILON = 64.0, 2.0**-11
 COARSE = 1e-4  # a dtype of a larger ε knows currents to about a level only
+
+
+class Reference(NamedTuple):
+    """What a pass in the ANN's own arithmetic says of a layer.
+
+    Attributes:
+        counts: the spikes of each neuron, [N, ...], of an integer dtype that holds L.
+        dtype: that of the layer's currents, and so of its spikes.
+    """
+
+    counts: Tensor
+    dtype: torch.dtype
 
 
 def margin(levels: int, dtype: torch.dtype, device: str) -> tuple[float, float]:

@@ -76,13 +76,22 @@ def pasc_if_settled(
 
 def empty_train(x_seq: Tensor, levels: int, device: torch.device | str | None = None) -> Tensor:
     """Room for a train [levels, N, ...] whose steps lie in memory like those of ``x_seq``, on its device or another."""
-    step = torch.empty_like(x_seq[0], device="meta")
+    return _room(x_seq[0], levels, x_seq.dtype, device or x_seq.device)
+
+
+def _room(step: Tensor, levels: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    step = torch.empty_like(step, device="meta")
     strides = (step.numel(), *step.stride())
-    return torch.empty_strided((levels, *step.shape), strides, dtype=x_seq.dtype, device=device or x_seq.device)
+    return torch.empty_strided((levels, *step.shape), strides, dtype=dtype, device=device)
 
 
 def train_of(counts: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     """The thermometer code of ``counts``: [N, ...] whole numbers -> [levels, N, ...] in {0, 1}, ones first."""
+    if counts.is_floating_point() and can_tile(counts):
+        train = _room(counts, levels, dtype, counts.device)
+        for time, emitted in enumerate(train, start=1):
+            torch.ge(counts, time, out=emitted)
+        return train
     steps = torch.arange(levels, dtype=counts.dtype, device=counts.device)
     return (steps.view(-1, *[1] * counts.ndim) < counts).to(dtype)
 

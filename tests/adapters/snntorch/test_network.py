@@ -137,6 +137,20 @@ def test_losses_train_it_with_the_gradients_of_qcfs(snn: PascalNetwork, qcfs: nn
         torch.testing.assert_close(parameter.grad, expected[name].grad)
 
 
+def test_a_membrane_is_kept_of_the_whole_batch(
+    snn: PascalNetwork, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the piece that was simulated last."""
+    monkeypatch.setattr(pascal_ext.chunking, "size_for_cache", lambda *_: 1)
+    snn = snn.float()
+    with torch.no_grad():
+        for neuron in snn.neurons.values():
+            neuron.init_hidden = True
+        snn(images.float().unsqueeze(0))
+    for neuron in snn.neurons.values():
+        assert neuron.mem.shape[:2] == (neuron.levels, len(images))
+
+
 def test_probes_record_layers_by_name(snn: PascalNetwork, qcfs: nn.Module, images: Tensor) -> None:
     activations: dict[str, Tensor] = {}
     for name in LAYERS:
