@@ -22,7 +22,7 @@ from benchmarks.models.checkpoints import load_relu, save_qcfs
 from benchmarks.reallocation import Reallocate
 from benchmarks.training_run import RELU, Run
 from pascal_ext.activations import qcfs_layers
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError, PascalError
 from pascal_ext.plan import LevelPlan
 
@@ -120,7 +120,7 @@ def accuracy(model: nn.Module, loader: DataLoader[Any]) -> float:
     model.eval()
     hits = total = 0
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for args, _, labels in batches(loader, device_of(model), "test"):
+        for args, _, labels in batches(loader, model, "test"):
             hits += int((model(*args).argmax(1) == labels).sum())
             total += len(labels)
     return 100 * hits / total

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.activations import NO_QCFS_LAYERS, qcfs_layers
 from pascal_ext.correction import find_corrections, insert_bias_currents, settled
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.qcfs import QCFS
@@ -119,7 +119,7 @@ def collect(
         return out
 
     with instead_of_quantising(model, layers, observe), torch.no_grad():
-        for args, kwargs, _ in batches(dataloader, device_of(model), desc):
+        for args, kwargs, _ in batches(dataloader, model, desc):
             model(*args, **kwargs)
     unseen = [name for name, histogram in histograms.items() if histogram.counts is None]
     if unseen:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from pascal_ext import distributed
 from pascal_ext.activations import qcfs_layers
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
 from pascal_ext.lockstep import Lockstep
@@ -60,7 +60,7 @@ def find_corrections(
         old = bias_current_of(traced, name)
         if old is not None:
             old.data.zero_()
-    data = list(batches(dataloader, device_of(model)))
+    data = list(batches(dataloader, model))
     quantised, analog = Lockstep(traced, data), Lockstep(traced, data)
     by_node = {calls[name]: name for name in layers}
     thresholds: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,26 +65,48 @@ def split_batch(batch: Any) -> Batch:
     return Batch(args, kwargs, target)
 
 
-def batches(loader: Iterable[Any], device: torch.device | None = None, desc: str | None = None) -> Iterator[Batch]:
-    """Iterate over ``loader`` as :class:`Batch`, moved to ``device``, with a progress bar where ``desc`` is given.
+def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | None = None) -> Iterator[Batch]:
+    """Iterate over ``loader`` as :class:`Batch`.
+
+    Args:
+        loader: see :func:`split_batch` for what it may yield.
+        model: what is to be called with the batches, which are moved to its device.
+        desc: name of a progress bar; None for no bar.
 
     Raises:
-        CalibrationError: the loader is not iterable, yields nothing, or yields batches without inputs.
+        CalibrationError: the loader is not iterable, yields nothing, or yields batches without inputs, or with others
+            than ``model`` takes.
     """
     if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
         raise CalibrationError(
             f"expected a DataLoader or another iterable of batches, got {type(loader).__name__}; "
             "wrap a single batch in a list"
         )
+    device = device_of(model) if model is not None else None
     empty = True
     for raw in tqdm(loader, desc=desc, disable=desc is None, leave=False):
-        empty = False
         batch = split_batch(raw)
+        if empty and model is not None:
+            _check_call(model, batch)
+        empty = False
         if device is not None:
             batch = Batch(*(_to(part, device) for part in batch))
         yield batch
     if empty:
         raise CalibrationError("the data loader is empty (or an iterator that was already used up)")
+
+
+def _check_call(model: nn.Module, batch: Batch) -> None:
+    """Refuse inputs that are not the arguments of ``model.forward``."""
+    forward = inspect.signature(model.forward)
+    try:
+        forward.bind(*batch.args, **batch.kwargs)
+    except TypeError as error:
+        given = f"the keys {list(batch.kwargs)}" if batch.kwargs else f"{len(batch.args)} inputs"
+        raise CalibrationError(
+            f"a batch has {given}, which are not the arguments of forward({', '.join(forward.parameters)}): {error}. "
+            "Yield (inputs, labels), ((input, input), labels) or a dict of keyword arguments"
+        ) from error
 
 
 def _to(part: Any, device: torch.device) -> Any:

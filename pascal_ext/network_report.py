@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.energy import HOROWITZ_45NM, measure
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.network import SpikingNetwork
@@ -87,7 +87,7 @@ def _score(snn: SpikingNetwork, dataloader: Iterable[Any]) -> tuple[int, int]:
     """(right predictions, samples with a class label)."""
     right = labelled = 0
     with snn.configured(step_mode="s"):
-        for args, kwargs, target in batches(dataloader, device_of(snn)):
+        for args, kwargs, target in batches(dataloader, snn):
             answer = snn(*args, **kwargs)
             answers = isinstance(answer, torch.Tensor) and answer.ndim == 2
             if answers and isinstance(target, torch.Tensor) and target.ndim == 1:
@@ -97,7 +97,7 @@ def _score(snn: SpikingNetwork, dataloader: Iterable[Any]) -> tuple[int, int]:
 
 
 def _raster(snn: SpikingNetwork, dataloader: Iterable[Any]) -> Raster:
-    args, kwargs, _ = next(iter(batches(dataloader, device_of(snn))))
+    args, kwargs, _ = next(iter(batches(dataloader, snn)))
     first = [value[:1] if isinstance(value, torch.Tensor) else value for value in args]
     keywords: dict[str, Any] = {
         key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in kwargs.items()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.network import SpikingNetwork
 
 
@@ -44,7 +44,7 @@ def mean_spikes(network: SpikingNetwork, dataloader: Iterable[Any]) -> dict[str,
         counts[name] += train[0].numel()
 
     with _observed(network, observe):
-        for args, kwargs, _ in batches(dataloader, device_of(network)):
+        for args, kwargs, _ in batches(dataloader, network):
             network(*args, **kwargs)
     return {name: spikes[name] / max(counts[name], 1) for name in spikes}
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
 from pascal_ext.correction import bias_current_of, insert_bias_currents
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
@@ -146,7 +146,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     largest = 0.0
     snn.reset()
     with snn.configured(step_mode="s"), _counts(twin, snn) as (theirs, ours), torch.no_grad():
-        for args, kwargs, _ in batches(dataloader, device_of(ann), "verify" if progress else None):
+        for args, kwargs, _ in batches(dataloader, ann, "verify" if progress else None):
             expected, found = twin(*args, **kwargs), snn(*args, **kwargs)
             for name, tally in tallies.items():
                 tally.add(ours[name], theirs[name])

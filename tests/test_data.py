@@ -94,8 +94,32 @@ def test_an_iterator_serves_once() -> None:
         list(batches(loader))
 
 
+class Named(nn.Module):
+    """On a device of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("x", torch.zeros(1, device="meta"))
+
+    def forward(self, a: Tensor, b: Any = None) -> None:
+        """Is not called."""
+
+
+@pytest.mark.parametrize(
+    ("batch", "match"),
+    [
+        ({"img": X, "label": Z}, r"keys \['img'\], .* of forward\(a, b\): missing a required argument: 'a'. Yield"),
+        ({"a": X, "c": X}, "unexpected keyword argument 'c'"),
+        (((X, X, X), Z), "3 inputs, .* too many positional arguments"),
+    ],
+)
+def test_batches_of_another_model(batch: Any, match: str) -> None:
+    with pytest.raises(CalibrationError, match=match):
+        list(batches([batch], Named()))
+
+
 def test_every_tensor_is_moved() -> None:
-    (batch,) = batches([(({"a": X, "b": [Y, "text"]}), Z)], torch.device("meta"))
+    (batch,) = batches([(({"a": X, "b": [Y, "text"]}), Z)], Named())
     assert batch.kwargs["a"].is_meta
     assert batch.kwargs["b"][0].is_meta
     assert batch.kwargs["b"][1] == "text"
@@ -110,16 +134,10 @@ def test_a_bar_is_shown_where_it_has_a_name(capsys: pytest.CaptureFixture[str]) 
     assert "calibrate" in capsys.readouterr().err
 
 
-class Buffered(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("x", torch.zeros(1, device="meta"))
-
-
 def test_device_of() -> None:
     def on(device: str) -> Tensor:
         return torch.empty(1, device=device)
 
     assert device_of(nn.Linear(1, 1, device="meta")) == on("meta").device
-    assert device_of(Buffered()) == on("meta").device
+    assert device_of(Named()) == on("meta").device
     assert device_of(nn.ReLU()) == on("cpu").device

@@ -126,7 +126,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     """Milliseconds against T and against N."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     by_steps, by_neurons = figure.subplots(1, 2)
     same = [row for row in found if row["window"] == row["levels"]]
     neurons = statistics.mode(row["neurons"] for row in same)  # those of the cases that differ in T
@@ -139,9 +139,11 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
             points = [(row[key], row["milliseconds"].get(name, math.nan)) for row in chosen]
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
         axes.set(xscale="log", yscale="log", ylabel="milliseconds")
+    by_steps.set_xscale("log", base=2)
+    by_steps.xaxis.set_major_formatter("{x:g}")
     by_steps.set(xlabel="timesteps T1 = L", title=f"N = {neurons:,}")
     by_neurons.set(xlabel="neurons N", title="T1 = L = 8")
-    by_neurons.legend(fontsize="small")
+    figure.legend(*by_neurons.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -18,7 +18,7 @@ from pascal_ext.allocation.sensitivity import Losses, sensitivities
 from pascal_ext.allocation.solver import cost as cost_of
 from pascal_ext.allocation.solver import solve
 from pascal_ext.allocation.statistics import Layer, collect, traced_layers
-from pascal_ext.data import batches, device_of
+from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan, check_levels
 
@@ -195,7 +195,7 @@ def _measure(
     if not levels:
         raise PlanError("choices is empty; give the levels to choose from")
     traced, layers = traced_layers(model)
-    data = list(batches(dataloader, device_of(model)))
+    data = list(batches(dataloader, model))
     with torch.no_grad():
         collect(traced, layers, data, per_channel, "activations" if progress else None)
         reasons: dict[str, str] = {}
