@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import fx, nn
 
@@ -20,7 +20,7 @@ NO_QCFS_LAYERS = (
 )
 
 
-def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS) -> fx.GraphModule:
+def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, example: Any = None) -> fx.GraphModule:
     """A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
 
     ReLU, ReLU6, Hardtanh(0, a) and clamp(min=0) are replaced wherever they are called: as a module, a function or a
@@ -33,6 +33,8 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS) -> fx
         levels: L of the new QCFS: one number for all, a mapping from layer name to levels (8 for layers that it does
             not name), or a :class:`~pascal_ext.LevelPlan` for exactly the model's activations. QCFS modules that are
             there already may be named, but only with the levels they have.
+        example: a batch, as a data loader yields it; needed where ``forward`` branches on shapes, or an input has a
+            default. The result then takes inputs whose shapes take the same branches.
 
     Returns:
         A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys and ``<layer>.threshold``.
@@ -41,7 +43,7 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS) -> fx
         TracingError: see :func:`pascal_ext.tracing.trace`.
         PlanError: a level is not a whole number of at least 1, or ``levels`` does not fit the model.
     """
-    traced = trace(model)
+    traced = trace(model, None if example is None else [example])
     ceilings = relu_layers(traced)
     learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
     wanted = levels_of(levels, ceilings, learnt)

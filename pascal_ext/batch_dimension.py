@@ -6,6 +6,7 @@ import operator
 
 from torch import Tensor, fx
 
+from pascal_ext.branches import as_traced
 from pascal_ext.operations import (
     Kind,
     asked_size,
@@ -37,6 +38,20 @@ class BatchDimension(Wires):
         elif dim < 0:
             reader = node if tensor in node.all_input_nodes else node.all_input_nodes[0]  # x.shape
             self._guard_ndim(reader, tensor, 1 - dim)
+        return True
+
+    def _branch(self, node: fx.Node) -> bool:
+        """A guard stays where its sizes are the ANN's; in the counts graph it stays in any case."""
+        if node.target is not as_traced:
+            return False
+        pending = list(node.all_input_nodes)
+        while pending:
+            source = pending.pop()
+            if source is not self.batch and asked_size(source) is None and name_of(source) not in ("dim", "ndimension"):
+                pending += source.all_input_nodes
+                if source in self.signals:
+                    self.graph.erase_node(node)
+                    break
         return True
 
     def _constant(self, node: fx.Node, sources: list[fx.Node]) -> bool:

@@ -82,7 +82,7 @@ def convert(
     if on_unsupported not in ("raise", "analog"):
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
     options = {**(calibration or {}), "progress": progress}
-    quantised = _quantise(trace(model), dataloader, levels, options)
+    quantised = _quantise(trace(model, dataloader), dataloader, levels, options)
     _check_thresholds(quantised)
     if fold_batch_norm:
         fold_batch_norms(quantised)

@@ -7,6 +7,7 @@ import operator
 
 from torch import Tensor, fx, nn
 
+from pascal_ext.branches import must_stay
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import Reference, counts_and_activation
@@ -57,7 +58,7 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
             node.kwargs = {**node.kwargs, "silent": True}
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = (tuple(found),)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.eliminate_dead_code(is_impure_node=must_stay)
     return graph
 
 

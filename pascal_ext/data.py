@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import length_hint
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +85,8 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
         )
     device = device_of(model) if model is not None else None
     empty = True
-    for raw in tqdm(loader, desc=desc, disable=desc is None, leave=False):
+    one_pass = iter(loader)  # tqdm would ask for two, and start the workers of a DataLoader twice
+    for raw in tqdm(one_pass, desc=desc, total=length_hint(loader) or None, disable=desc is None, leave=False):
         batch = split_batch(raw)
         if empty and model is not None:
             _check_call(model, batch)
@@ -94,6 +96,15 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
         yield batch
     if empty:
         raise CalibrationError("the data loader is empty (or an iterator that was already used up)")
+
+
+def first_batch(loader: Iterable[Any] | None, model: nn.Module) -> Batch | None:
+    """The first batch for ``model``; None without a loader, or where reading it would take it away from others.
+
+    Raises:
+        CalibrationError: see :func:`batches`.
+    """
+    return None if loader is None or isinstance(loader, Iterator) else next(batches(loader, model))
 
 
 def _check_call(model: nn.Module, batch: Batch) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from pascal_ext.branches import as_traced
 from pascal_ext.errors import SerializationError
 from pascal_ext.folding import call_scaled
 from pascal_ext.operations import is_torch_function
@@ -21,6 +23,8 @@ _TIMEFOLD = (
 _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
     "pascal_ext:call_scaled": call_scaled,
+    "pascal_ext:as_traced": as_traced,
+    **{f"math:{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt")},  # of sizes
     "builtins:getattr": getattr,
     "torch:_assert": torch._assert,
 }

@@ -17,6 +17,7 @@ from typing import Any
 from torch import fx, nn
 
 from pascal_ext.batch_dimension import BatchDimension
+from pascal_ext.branches import must_stay
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.folding import call_scaled
 from pascal_ext.neuron import PascIF
@@ -88,7 +89,7 @@ class Lowering(BatchDimension):
                 self._output(node)
             elif node.op != "get_attr":  # parameters and buffers have no time
                 self._lower(node)
-        self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        self.graph.eliminate_dead_code(is_impure_node=must_stay)
         self.graph.lint()
         return self.result
 
@@ -109,7 +110,7 @@ class Lowering(BatchDimension):
             raise UnsupportedOperationError(
                 f"{describe(node, self.root)} reads no input of the network, only constants; apply it once, in __init__"
             )
-        if self._size(node) or self._constant(node, sources) or self._entry(node, sources):
+        if self._size(node) or self._branch(node) or self._constant(node, sources) or self._entry(node, sources):
             return
         if not sources:
             return  # constants, computations on parameters

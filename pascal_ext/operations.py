@@ -11,6 +11,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Container
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -307,15 +308,23 @@ def asked_size(node: fx.Node) -> tuple[fx.Node, int] | None:
     return (tensor, dim) if isinstance(tensor, fx.Node) and isinstance(dim, int) else None
 
 
+_TRACING = [str(Path(__file__).with_name(name)) for name in ("tracing.py", "branches.py")]
+
+
 def describe(node: fx.Node, root: nn.Module) -> str:
     """The node for a person: its name, what it calls, and the source line where tracing knows it."""
     if node.op == "call_module":
         what = f"layer {str(node.target)!r} ({type(root.get_submodule(str(node.target))).__name__})"
     else:
         what = f"operation {node.name!r} ({name_of(node)})"
+    return f"{what}{where}," if (where := source_line(node)) else what
+
+
+def source_line(node: fx.Node) -> str:
+    """Where in the model's code a node was made: " at FILE:LINE, `CODE`"; empty where tracing does not know it."""
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.*)', node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame[0]]
-    return f"{what} at {own[-1][0]}:{own[-1][1]}, `{own[-1][3].strip()}`," if own else what
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame[0] and frame[0] not in _TRACING]
+    return f" at {own[-1][0]}:{own[-1][1]}, `{own[-1][3].strip()}`" if own else ""
 
 
 def is_torch_function(function: Any) -> bool:

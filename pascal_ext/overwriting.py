@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pascal_ext.branches import must_stay
 from pascal_ext.observers import unobserved
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
@@ -37,7 +38,7 @@ def overwriting_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
                 node.kwargs = {**node.kwargs, "in_place": _permission(graph, node, currents, node)}
         elif _is_sum(node):
             _overwrite_operand(graph, node, root)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.eliminate_dead_code(is_impure_node=must_stay)
     return graph
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from pascal_ext.branches import must_stay
 from pascal_ext.counting import neuron_calls
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
@@ -35,7 +36,7 @@ def continuing_graph(spikes: fx.Graph, root: nn.Module) -> fx.Graph:
             behind.add(node)
         elif node in neurons:
             behind.add(_take_counts(graph, node, root))
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.eliminate_dead_code(is_impure_node=must_stay)
     return graph
 
 

@@ -8,16 +8,24 @@ import math
 import operator
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from pascal_ext.branches import Example, as_traced
+from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
+from pascal_ext.operations import source_line
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import check_traceable, place, unwrapped
 
+Number = TypeVar("Number", int, float)
+_NEEDS_DATA = (
+    " On shapes it may depend where they are known: from a loader that can be read twice, or with "
+    "replace_activations(model, levels, example=batch)."
+)
 _VIEWS = frozenset(
     "alpha_dropout as_strided chunk contiguous cpu detach diagonal double dropout dropout1d dropout2d dropout3d expand "
     "expand_as feature_alpha_dropout flatten float getitem half movedim narrow permute ravel reshape select split "
@@ -62,9 +70,39 @@ class _Proxy(fx.Proxy):
     __imod__ = _inplace(operator.imod)
     __ipow__ = _inplace(operator.ipow)
 
+    def __int__(self) -> int:
+        number: int = self.tracer.to_number(self, int)  # type: ignore[attr-defined]  # the tracer is a _Tracer
+        return number
+
+    def __float__(self) -> float:
+        number: float = self.tracer.to_number(self, float)  # type: ignore[attr-defined]  # likewise
+        return number
+
+    __index__ = __int__
+
 
 class _Tracer(fx.Tracer):
     record_stack_traces = True
+
+    def __init__(self, example: Example | None) -> None:
+        super().__init__()
+        self._example = example
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Where a condition is made from sizes, and these are known, go on as the example does."""
+        if self._example is None or not _is_number(obj.node):
+            return super().to_bool(obj)
+        taken = bool(self._example.value(obj.node))
+        as_traced(obj, taken)
+        return taken
+
+    def to_number(self, obj: fx.Proxy, kind: type[Number]) -> Number:
+        """Likewise for a number, unless it depends on the size of the batch."""
+        if self._example is None or not _is_number(obj.node) or self._example.depends_on_batch(obj.node):
+            raise TypeError(f"{kind.__name__}() of a value that tracing does not know")
+        number = kind(self._example.value(obj.node))
+        as_traced(obj, number)
+        return number
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -73,7 +111,7 @@ class _Tracer(fx.Tracer):
         return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule:
     """A copy of ``model`` as a graph, in evaluation mode, without in-place operations and what nothing reads.
 
     Each call of an activation (:class:`QCFS`, or anything :func:`activation_ceiling` knows) becomes a module of its
@@ -82,31 +120,37 @@ def trace(model: nn.Module) -> fx.GraphModule:
     (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is not changed and
     shares nothing. Of a model in a wrapper, see :func:`pascal_ext.traceable.unwrapped`, it is the graph of the model.
 
+    Args:
+        model: the model.
+        data: batches of its data. Where it cannot be traced without, since ``forward`` branches on shapes or an input
+            has a default, it is traced with the shapes of the first one, see :mod:`pascal_ext.branches`; unless
+            ``data`` is an iterator, which would lose it.
+
     Raises:
         TracingError: the model is TorchScript, or has lazy layers that have seen no data; or ``forward`` has control
             flow that depends on tensors, or does something else that symbolic tracing cannot follow; or a layer has a
             name that a graph needs itself.
+        CalibrationError: the first batch is needed and is none.
     """
     source = model = unwrapped(model)
     check_traceable(model)
-    tracer = _Tracer()
     try:
-        model = copy.deepcopy(model).eval()
-        fixed = _defaults(model)
-        graph = tracer.trace(model, concrete_args=fixed or None)
+        graph, model, fixed = _symbolic(source, None)
     except Exception as error:
-        raise TracingError(
-            f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}. Control flow in "
-            "forward() must not depend on tensors or their shapes; move such code out of the model, or into a module "
-            "that is converted apart."
-        ) from error
+        batch = first_batch(data, source)
+        if batch is None:
+            raise TracingError(_failed(source, error) + _NEEDS_DATA) from error
+        try:
+            graph, model, fixed = _symbolic(source, batch)
+        except Exception as second:
+            raise TracingError(_failed(source, second)) from second
     _keep_source_lines(source, graph)
     clashes = [name for name in (*model._modules, *model._parameters, *model._buffers) if hasattr(fx.GraphModule, name)]
     if clashes:
         raise TracingError(
             f"the model has layers or parameters named {clashes}, which its graph needs itself; rename them"
         )
-    traced = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
+    traced = fx.GraphModule(model, graph, class_name=type(model).__name__)
     traced.eval()
     _remove_fixed_parameters(graph, fixed)
     _remove_inplace(traced)
@@ -116,6 +160,29 @@ def trace(model: nn.Module) -> fx.GraphModule:
     graph.lint()
     traced.recompile()
     return traced
+
+
+def _symbolic(model: nn.Module, batch: Batch | None) -> tuple[fx.Graph, nn.Module, dict[str, Any]]:
+    """The graph of a copy of ``model`` in evaluation mode, that copy, and the fixed parameters of ``forward``."""
+    model = copy.deepcopy(model).eval()
+    example = None if batch is None else Example(model, batch)
+    given = {} if example is None else example.arguments
+    fixed = {name: value for name, value in _defaults(model).items() if name not in given}
+    graph = _Tracer(example).trace(model, concrete_args=fixed or None)
+    for node in graph.nodes:
+        if node.target is as_traced and not node.args[2]:
+            node.update_arg(2, source_line(node))
+        elif node.op == "placeholder" and node.target in given:
+            node.args = ()  # an input without a default, from now on
+    return graph, model, fixed
+
+
+def _failed(model: nn.Module, error: Exception) -> str:
+    return (
+        f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}. Control flow in "
+        "forward() must not depend on the elements of tensors; move such code out of the model, or into a module that "
+        "is converted apart."
+    )
 
 
 def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:

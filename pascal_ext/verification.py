@@ -138,7 +138,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
         InvalidArgumentError: the two networks do not have the same layers.
         CalibrationError: the loader is empty, or yields no inputs.
     """
-    original = trace(ann)
+    original = trace(ann, dataloader)
     twin = _twin(original, snn)
     has_relu = bool(relu_layers(original))
     tallies = {name: _Tally() for name in snn.neurons}

@@ -194,7 +194,7 @@ def _measure(
     levels = sorted({check_levels(level, "choices") for level in choices})
     if not levels:
         raise PlanError("choices is empty; give the levels to choose from")
-    traced, layers = traced_layers(model)
+    traced, layers = traced_layers(model, dataloader)
     data = list(batches(dataloader, model))
     with torch.no_grad():
         collect(traced, layers, data, per_channel, "activations" if progress else None)

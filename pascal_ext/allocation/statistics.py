@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -85,15 +86,19 @@ class Layer:
         return float((counts * torch.arange(levels + 1)).sum() / counts.sum())
 
 
-def traced_layers(model: nn.Module) -> tuple[fx.GraphModule, dict[str, Layer]]:
-    """The graph of ``model``, a copy, and its activation layers in the order of execution, without data yet.
+def traced_layers(model: nn.Module, data: Iterable[Any] | None = None) -> tuple[fx.GraphModule, dict[str, Layer]]:
+    """The graph of ``model``, a copy, and its activation layers in the order of execution, without statistics yet.
+
+    Args:
+        model: a ReLU or QCFS network.
+        data: see :func:`pascal_ext.tracing.trace`.
 
     Raises:
         TracingError: see :func:`pascal_ext.tracing.trace`.
         InvalidArgumentError: there is no activation that could have levels.
         CalibrationError: a QCFS layer is not called in ``forward``.
     """
-    traced = trace(model)
+    traced = trace(model, data)
     learnt, plain = qcfs_layers(traced), relu_layers(traced)
     unused = qcfs_layers(model).keys() - learnt.keys()
     if unused:

@@ -1,0 +1,118 @@
+"""Python that depends on shapes: ``if x.shape[1] != self.channels: raise ...``, ``int(x.shape[2])``.
+
+Symbolic tracing knows no sizes, but a batch of data has some. Traced with one, ``forward`` goes the way that it goes
+for this batch, and the graph has guards, which refuse inputs whose shapes would lead it another way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pascal_ext.data import Batch
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.operations import asked_size, name_of
+
+
+class Example:
+    """What the values of a graph in the making are for a batch, as far as their shapes tell; nothing is computed.
+
+    Args:
+        model: what is traced.
+        batch: a batch of its data, with the arguments that it is called with.
+
+    Attributes:
+        arguments: the parameters of ``forward`` that the batch gives -> the shapes of its tensors.
+
+    Raises:
+        TypeError: the batch does not fit ``forward``.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode  # here, since importing it takes a second
+
+        self._model = model
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        arguments = inspect.signature(model.forward).bind(*batch.args, **batch.kwargs).arguments
+        self.arguments: dict[str, Any] = pytree.tree_map_only(Tensor, self._mode.from_tensor, arguments)
+        self._values: dict[fx.Node, Any] = {}
+
+    def value(self, node: fx.Node) -> Any:
+        """The value of a node; sizes are those of the batch, elements of tensors unknown.
+
+        Raises:
+            Exception: whatever its operation raises without elements.
+        """
+        if node not in self._values:
+            sources = node.all_input_nodes
+            for source in sources:
+                self.value(source)
+            with torch.no_grad(), _as_if_not_tracing(), self._mode:
+                self._values[node] = self._run(node)
+        return self._values[node]
+
+    def depends_on_batch(self, number: fx.Node) -> bool:
+        """Whether a value made from sizes alone may depend on the size of dimension 0."""
+        asked = asked_size(number)
+        if asked is not None:
+            tensor, dim = asked
+            return dim in (0, -self.value(tensor).ndim)
+        if number.op == "call_method" or number.target is getattr:
+            return name_of(number) != "dim" and "ndim" not in number.args
+        return any(self.depends_on_batch(source) for source in number.all_input_nodes)
+
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        match node.op:
+            case "placeholder":
+                return self.arguments[str(node.target).lstrip("*")]
+            case "get_attr":
+                return operator.attrgetter(str(node.target))(self._model)
+            case "call_module":
+                return self._model.get_submodule(str(node.target))(*args, **kwargs)
+            case "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def _as_if_not_tracing() -> contextlib.AbstractContextManager[None]:
+    """Modules that are called within the context are run, and not traced."""
+    revert = getattr(torch.fx._symbolic_trace, "_maybe_revert_all_patches", contextlib.nullcontext)
+    context: contextlib.AbstractContextManager[None] = revert()
+    return context
+
+
+def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:
+    """Check that a condition of ``forward``, or a number, is what it was for the batch that the model was traced with.
+
+    Args:
+        value: made from sizes alone; a proxy while a graph with guards is traced again.
+        expected: what it was.
+        where: the source line, for the message.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    if isinstance(value, fx.Proxy):
+        return value.tracer.create_proxy("call_function", as_traced, (value, expected, where), {})
+    if type(expected)(value) != expected:
+        raise InvalidArgumentError(
+            f"for an input of this shape, the model's forward() goes another way{where} than for the shape that it "
+            "was converted for; convert it with data of this shape"
+        )
+    return None
+
+
+def must_stay(node: fx.Node) -> bool:
+    """Whether a node of a graph has to stay though nothing reads it."""
+    return node.op in ("placeholder", "output") or node.target is as_traced
+
+
+fx.node.has_side_effect(as_traced)
