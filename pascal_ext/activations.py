@@ -29,7 +29,7 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
     there already stay as they are.
 
     Args:
-        model: any module that ``torch.fx`` can trace.
+        model: any module that ``torch.fx`` can trace, see :func:`pascal_ext.tracing.trace`.
         levels: L of the new QCFS: one number for all, a mapping from layer name to levels (8 for layers that it does
             not name), or a :class:`~pascal_ext.LevelPlan` for exactly the model's activations. QCFS modules that are
             there already may be named, but only with the levels they have.

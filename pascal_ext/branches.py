@@ -49,12 +49,16 @@ class Example:
         Raises:
             Exception: whatever its operation raises without elements.
         """
-        if node not in self._values:
-            sources = node.all_input_nodes
-            for source in sources:
-                self.value(source)
-            with torch.no_grad(), _as_if_not_tracing(), self._mode:
-                self._values[node] = self._run(node)
+        needed, pending = set[fx.Node](), [node]
+        while pending:
+            source = pending.pop()
+            if source not in self._values and source not in needed:
+                needed.add(source)
+                pending += source.all_input_nodes
+        with torch.no_grad(), _as_if_not_tracing(), self._mode:
+            for source in node.graph.nodes:
+                if source in needed:
+                    self._values[source] = self._run(source)
         return self._values[node]
 
     def depends_on_batch(self, number: fx.Node) -> bool:

@@ -44,8 +44,8 @@ def convert(
     training.
 
     Args:
-        model: any module that ``torch.fx`` can trace. It is never changed.
-        dataloader: batches for calibration; needed where the model has ReLU-like activations.
+        model: any module that ``torch.fx`` can trace, see :func:`pascal_ext.tracing.trace`. It is never changed.
+        dataloader: batches for calibration; needed where the model has ReLU-like activations, or asks for shapes.
         levels: levels of the ReLU-like activations: one number for all (8 where nothing is said), a mapping from layer
             name to levels (8 for layers it does not name), a :class:`~pascal_ext.LevelPlan` for exactly these layers,
             or ``"auto"`` to let :func:`pascal_ext.allocate` choose (4 on average). Learnt QCFS layers keep their own:

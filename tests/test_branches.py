@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pascal_ext import allocate, calibrate, convert, load, replace_activations, save, verify
+from pascal_ext import QCFS, allocate, calibrate, convert, load, replace_activations, save, verify
 from pascal_ext.errors import InvalidArgumentError, TracingError
 from tests.cases import Net, assert_close, relu
 
@@ -125,6 +125,20 @@ def test_settled_spikes_in_pieces(data: list[Tensor]) -> None:
         for chunk in ("auto", None, 2):
             snn.chunk = chunk
             torch.testing.assert_close(snn(x), expected)
+
+
+def test_deep_networks_of_learnt_activations() -> None:
+    """More layers than Python has stack frames, and a branch behind them."""
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        for _ in range(400):
+            x = m.act(m.a(x))
+        return m.a(x) if x.shape[-1] == 3 else x
+
+    model, x = Net(function, a=nn.Linear(3, 3), act=QCFS(4)), torch.randn(2, 3)
+    snn = convert(model, [x])
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x), model(x))
 
 
 class Optional(nn.Module):

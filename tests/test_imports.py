@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. A module imports from lower layers, and from its own as long as there is no circle.
 LAYERS = (
     {"cost_model", "errors", "observers", "plan", "extras"},
-    {"data", "distributed", "histogram", "image_tree", "ops"},
-    {"functional"},
+    {"data", "distributed", "histogram", "image_tree", "operations", "ops"},
+    {"branches", "functional"},
     {"neuron", "qcfs"},
     {"activations", "allocation", "calibration", "correction", "lockstep", "traceable", "tracing"},
     {
@@ -30,10 +30,10 @@ LAYERS = (
         "graph_format",
         "lowering",
         "network",
-        "operations",
         "overwriting",
         "pooling",
         "presentation",
+        "shared_layers",
         "signals",
         "wires",
     },
