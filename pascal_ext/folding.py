@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pascal_ext.observers import has_hooks
@@ -16,6 +18,7 @@ from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
 
 _scaled: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
+_normed: WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         weight = scaled_weight(layer, scale)
     else:
-        key = tuple((x.data_ptr(), _version(x), x.dtype, x.device) for x in (layer.weight, scale))
+        key = _state(layer.weight, scale)
         known, weight = _scaled.get(layer, (None, layer.weight))
         if known != key:
             weight = scaled_weight(layer, scale)
@@ -49,8 +52,36 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     return functional_call(layer, {"weight": weight}, (spikes,))
 
 
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version  # inference tensors do not change
+def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
+    """``norm(layer(scale * spikes))``, with the norm multiplied into the weights of a convolution, too.
+
+    That rounds otherwise than the ANN does, so it is for spikes whose ties another pass settles; in precisions below
+    float32, which know currents to about a level only, it is not done.
+    """
+    if not _can_fold(layer, norm):
+        normed: Tensor = norm(call_scaled(layer, spikes, scale))
+        return normed
+    tensors = (layer.weight, layer.bias, scale, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    key = norm.eps, _state(*tensors)
+    known, parameters = _normed.get(layer, (None, {}))
+    if known != key:
+        weight, bias = _folded(layer, scaled_weight(layer, scale), norm)
+        parameters = {"weight": weight, "bias": bias}
+        _normed[layer] = (key, parameters)
+    return functional_call(layer, parameters, (spikes,))
+
+
+def _can_fold(layer: Any, norm: Any) -> bool:
+    """Whether these are, still, a convolution and torch's own batch norm in evaluation mode, in float32."""
+    if not isinstance(layer, _ConvNd) or getattr(norm.forward, "__func__", None) is not _BatchNorm.forward:
+        return False
+    return not norm.training and norm.running_var is not None and layer.weight.dtype == torch.float32
+
+
+def _state(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """What changes when one of the tensors does; inference tensors do not change."""
+    found = [x for x in tensors if x is not None]
+    return tuple((x.data_ptr(), 0 if x.is_inference() else x._version, x.dtype, x.device) for x in found)
 
 
 def scaled_weight(layer: Any, scale: Tensor) -> Tensor:
@@ -66,6 +97,32 @@ def scaled_weight(layer: Any, scale: Tensor) -> Tensor:
         else:
             factor = factor.repeat_interleave(weight.shape[1] // factor.numel())
     return weight * factor
+
+
+def normed_graph(spikes: fx.Graph, root: nn.Module) -> fx.Graph:
+    """A copy of a time-folded graph in which convolutions that read spikes take the batch norms behind them along.
+
+    Args:
+        spikes: see :class:`pascal_ext.lowering.Lowering`; to be run where no hook is to see the layers, without
+            gradients, and with references that settle ties.
+        root: what its modules are found in.
+    """
+    graph = copy.deepcopy(spikes)
+    for node in list(graph.nodes):
+        if node.op != "call_module" or kind_of(node, root) is not Kind.NORM:
+            continue
+        source: Any = node.args[0]
+        if source.target is not call_scaled or len(source.users) > 1:
+            continue
+        module, train, scale = source.args
+        if isinstance(root.get_submodule(str(module.target)), _ConvNd):
+            with graph.inserting_before(node):
+                norm = graph.create_node("get_attr", str(node.target))
+                currents = graph.call_function(call_normed, (module, norm, train, scale))
+            node.replace_all_uses_with(currents)
+            graph.erase_node(node)
+            graph.erase_node(source)
+    return graph
 
 
 def fold_batch_norms(traced: fx.GraphModule) -> None:
@@ -87,20 +144,24 @@ def fold_batch_norms(traced: fx.GraphModule) -> None:
 
 
 def fold_batch_norm(layer: Any, norm: Any) -> None:
-    """Change the convolution ``layer`` so that it computes what ``norm(layer(x))`` did in evaluation mode.
+    """Change the convolution ``layer`` so that it computes what ``norm(layer(x))`` did in evaluation mode."""
+    weight, bias = _folded(layer, layer.weight, norm)
+    layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
 
-    Computed in float64 and rounded once.
-    """
+
+@torch.no_grad()
+def _folded(layer: Any, weight: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
+    """The weight and the bias of ``norm(layer(x))``, where ``layer`` has ``weight``; rounded once, from float64."""
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         factor = factor * norm.weight.detach().double()
     bias = -norm.running_mean.double() if layer.bias is None else layer.bias.detach().double() - norm.running_mean
     shift = 0 if norm.bias is None else norm.bias.detach().double()
-    weight = layer.weight.detach().double()
+    wide = weight.double()
     if isinstance(layer, _ConvTransposeNd):
         per_group = factor.reshape(layer.groups, -1).repeat_interleave(layer.in_channels // layer.groups, 0)
-        weight = weight * per_group.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+        wide = wide * per_group.reshape(*wide.shape[:2], *[1] * (wide.ndim - 2))
     else:
-        weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    layer.bias = nn.Parameter((bias * factor + shift).to(layer.weight), requires_grad=layer.weight.requires_grad)
-    layer.weight = nn.Parameter(weight.to(layer.weight), requires_grad=layer.weight.requires_grad)
+        wide = wide * factor.reshape(-1, *[1] * (wide.ndim - 1))
+    return wide.to(weight), (bias * factor + shift).to(weight)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from pascal_ext import chunking
 from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.folding import normed_graph
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.observers import is_watched, unobserved
@@ -93,7 +94,7 @@ class SpikingNetwork(nn.Module):
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
         self._run_counts = _function(counts)
         self._run_references = _function(reference_graph(counts, self))
-        spikes, continuing = self._spikes_graph, continuing_graph(self._spikes_graph, self)
+        spikes, continuing = self._spikes_graph, normed_graph(continuing_graph(self._spikes_graph, self), self)
         self._run_spikes, self._run_continuing = (
             _function(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
         )
@@ -122,7 +123,7 @@ class SpikingNetwork(nn.Module):
         references = self._references(means) if self._settles(means) else None
         noticed = self._is_noticed()
         continues = references is not None and not noticed and self._continues((args, kwargs))
-        size = batch if noticed else self._piece(batch, means, references)
+        size = batch if noticed else self._piece(batch, means, references, continues)
         if size == batch:
             return self._simulate((args, kwargs), batch, references, continues)
         counts = itertools.repeat(None) if references is None else chunking.split(references, size, 0)
@@ -151,19 +152,20 @@ class SpikingNetwork(nn.Module):
             return False
         return all(fires_as_counted(self.get_submodule(name)) for name in self._first_neurons)
 
-    def _piece(self, batch: int, means: Any, references: tuple[Reference, ...] | None) -> int:
+    def _piece(self, batch: int, means: Any, references: tuple[Reference, ...] | None, continues: bool) -> int:
         """How many samples are simulated at a time, where no one notices."""
         if self._chunk != chunking.AUTO or batch == 1 or not self._divisible:
             return batch
         leaves = [x for x in pytree.tree_leaves(means) if isinstance(x, Tensor)]
         if any(x.device.type != "cpu" for x in leaves):
             return batch
-        key = tuple((x.shape[1:], x.dtype) for x in leaves), batch
+        key = tuple((x.shape[1:], x.dtype) for x in leaves), batch, continues
         if key not in self._sizes:
             known = references or self._references(pytree.tree_map_only(Tensor, lambda x: x[:1], means))
             trains = [
                 layer.counts[0].numel() * neuron.levels * layer.dtype.itemsize
-                for layer, (_, neuron) in zip(known, self._neuron_calls(), strict=True)
+                for layer, (name, neuron) in zip(known, self._neuron_calls(), strict=True)
+                if not (continues and name in self._first_neurons)  # their largest tensors are not made
             ]
             convolutions = [module for module in self.modules() if isinstance(module, _ConvNd)]
             kernels = sum(layer.weight.nbytes for layer in convolutions)

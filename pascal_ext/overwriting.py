@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext.branches import must_stay
+from pascal_ext.folding import call_normed
 from pascal_ext.observers import unobserved
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
@@ -80,7 +81,7 @@ def _is_fresh(value: fx.Node | None, root: nn.Module) -> bool:
         return False
     if value.op == "call_module":
         return kind_of(value, root) in (Kind.WEIGHTED, Kind.NORM)
-    return _is_sum(value) or value.target in (add, add_scaled)
+    return _is_sum(value) or value.target in (add, add_scaled, call_normed)
 
 
 def _is_sum(node: fx.Node) -> bool:

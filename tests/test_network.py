@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pascal_ext import QCFS, LevelPlan, convert, folding
+from pascal_ext import QCFS, LevelPlan, convert
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.folding import call_scaled
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from tests.cases import Net, Pair, assert_close, quantised, relu, tensors
@@ -290,23 +289,6 @@ def test_scaled_weights_follow_changes(change: str, x: Tensor) -> None:
             snn.half().double()
             qcfs.half().double()
         assert_close(snn(x), qcfs(x))
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(5, 7), (5, 3, 7)])
-def test_linear_layers_keep_one_copy_of_their_weights(shape: tuple[int, ...], bias: bool) -> None:
-    """And hooks see spikes go in, and the currents that they make come out."""
-    layer, scale = nn.Linear(7, 4, bias=bias).double(), torch.tensor([0.3], dtype=torch.float64)
-    spikes = (torch.rand(shape) < 0.5).double()
-    with torch.no_grad():
-        expected = layer(scale * spikes)
-        assert_close(call_scaled(layer, spikes, scale), expected)
-        assert layer not in folding._scaled
-        seen: list[Tensor] = []
-        layer.register_forward_hook(lambda module, args, output: seen.extend((*args, output)))
-        assert_close(call_scaled(layer, spikes, scale), expected)
-    assert torch.equal(seen[0], spikes)
-    assert_close(seen[1], expected)
 
 
 @pytest.mark.parametrize("name", ["norm after", "grouped", "transposed", "flatten", "concatenation"])

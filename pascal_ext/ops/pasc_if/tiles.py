@@ -14,7 +14,9 @@ from torch import Tensor
 
 from pascal_ext.ops.thresholds import accumulation_dtype
 
-TILE = 1 << 16  # elements: in float32 a quarter of a MiB, of which a few fit into the second level of cache
+TILE = (
+    1 << 16
+)  # elements for each thread: in float32 a quarter of a MiB, of which a few fit into its second level of cache
 
 
 def can_tile(x: Tensor) -> bool:
@@ -43,28 +45,31 @@ def tiles(channelwise: tuple[Tensor, ...], channel_dim: int, *tensors: Tensor) -
         each tensor. A single tile, the tensors themselves, where they are small, or have gaps in memory, or different
         orders.
     """
-    first = tensors[0]
-    order = _order(first) if first.numel() > 2 * TILE else None
+    first, size = tensors[0], TILE * torch.get_num_threads()
+    order = _order(first) if first.numel() > 2 * size else None
     if order is None or any(_order(x) is not order for x in tensors):
         yield *channelwise, *tensors
     elif channelwise[0].numel() == 1:
-        pieces = (x.permute(order(x)).view(-1).split(TILE) for x in tensors)
+        pieces = (x.permute(order(x)).view(-1).split(size) for x in tensors)
         yield from ((*channelwise, *piece) for piece in zip(*pieces, strict=True))
     else:
-        yield from _by_channel(channelwise, order(first).index(channel_dim), [x.permute(order(x)) for x in tensors])
+        permuted = [x.permute(order(x)) for x in tensors]
+        yield from _by_channel(channelwise, order(first).index(channel_dim), permuted, size)
 
 
-def _by_channel(channelwise: tuple[Tensor, ...], position: int, tensors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Tiles of contiguous tensors with the channels in dimension ``position``."""
+def _by_channel(
+    channelwise: tuple[Tensor, ...], position: int, tensors: list[Tensor], size: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Tiles of ``size`` elements of contiguous tensors with the channels in dimension ``position``."""
     channels = tensors[0].shape[position]
     tensors = [x.view(x.shape[:position].numel(), channels, -1) for x in tensors]
     columns = [x.view(-1, 1) for x in channelwise]
     inner = tensors[0].shape[2]
-    if channels * inner <= TILE:
-        pieces = (x.split(max(1, TILE // (channels * inner))) for x in tensors)
+    if channels * inner <= size:
+        pieces = (x.split(max(1, size // (channels * inner))) for x in tensors)
         yield from ((*columns, *piece) for piece in zip(*pieces, strict=True))
         return
-    step = max(1, TILE // inner)
+    step = max(1, size // inner)
     for rows in zip(*tensors, strict=True):
         yield from zip(*(x.split(step) for x in (*columns, *rows)), strict=True)
 
