@@ -61,8 +61,12 @@ def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     if not _can_fold(layer, norm):
         normed: Tensor = norm(call_scaled(layer, spikes, scale))
         return normed
-    tensors = (layer.weight, layer.bias, scale, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    key = norm.eps, _state(*tensors)
+    statistics = (
+        norm.running_mean,
+        norm.running_var,
+        norm.num_batches_tracked,
+    )  # the first two change unseen in training
+    key = norm.eps, _state(layer.weight, layer.bias, scale, norm.weight, norm.bias, *statistics)
     known, parameters = _normed.get(layer, (None, {}))
     if known != key:
         weight, bias = _folded(layer, scaled_weight(layer, scale), norm)
