@@ -61,11 +61,8 @@ def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     if not _can_fold(layer, norm):
         normed: Tensor = norm(call_scaled(layer, spikes, scale))
         return normed
-    statistics = (
-        norm.running_mean,
-        norm.running_var,
-        norm.num_batches_tracked,
-    )  # the first two change unseen in training
+    # torch changes running statistics in training without counting it as a change; batches it does count
+    statistics = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
     key = norm.eps, _state(layer.weight, layer.bias, scale, norm.weight, norm.bias, *statistics)
     known, parameters = _normed.get(layer, (None, {}))
     if known != key:
