@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import operator
 from typing import Any
 
 import torch
@@ -44,11 +43,7 @@ class Example:
         self._values: dict[fx.Node, Any] = {}
 
     def value(self, node: fx.Node) -> Any:
-        """The value of a node; sizes are those of the batch, elements of tensors unknown.
-
-        Raises:
-            Exception: whatever its operation raises without elements.
-        """
+        """The value of a node; sizes are those of the batch, elements of tensors unknown."""
         needed, pending = set[fx.Node](), [node]
         while pending:
             source = pending.pop()
@@ -56,9 +51,13 @@ class Example:
                 needed.add(source)
                 pending += source.all_input_nodes
         with torch.no_grad(), _as_if_not_tracing(), self._mode:
+            interpreter = fx.Interpreter(self._model, graph=node.graph, garbage_collect_values=False)
+            interpreter.env = self._values
             for source in node.graph.nodes:
-                if source in needed:
-                    self._values[source] = self._run(source)
+                if source in needed and source.op == "placeholder":
+                    self._values[source] = self.arguments[str(source.target).lstrip("*")]
+                elif source in needed:
+                    self._values[source] = interpreter.run_node(source)
         return self._values[node]
 
     def depends_on_batch(self, number: fx.Node) -> bool:
@@ -70,20 +69,6 @@ class Example:
         if number.op == "call_method" or number.target is getattr:
             return name_of(number) != "dim" and "ndim" not in number.args
         return any(self.depends_on_batch(source) for source in number.all_input_nodes)
-
-    def _run(self, node: fx.Node) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
-        match node.op:
-            case "placeholder":
-                return self.arguments[str(node.target).lstrip("*")]
-            case "get_attr":
-                return operator.attrgetter(str(node.target))(self._model)
-            case "call_module":
-                return self._model.get_submodule(str(node.target))(*args, **kwargs)
-            case "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
 
 
 def _as_if_not_tracing() -> contextlib.AbstractContextManager[None]:

@@ -57,6 +57,19 @@ def divisible(graph: fx.Graph) -> bool:
     )
 
 
+def samples_at_a_time(trains: Sequence[int], convolutions: Sequence[Any], levels: float, batch: int) -> int:
+    """How many of ``batch`` samples to simulate at a time.
+
+    Args:
+        trains: the bytes of each layer's spikes for one sample.
+        convolutions: the network's.
+        levels: their mean.
+        batch: number of samples.
+    """
+    kernels = sum(layer.weight.nbytes for layer in convolutions)
+    return size_for_cache(trains, kernels, batch, least_samples(convolutions, levels))
+
+
 def size_for_cache(trains: Sequence[int], kernels: int, batch: int, least: int = 1) -> int:
     """How many of ``batch`` samples to simulate at a time.
 

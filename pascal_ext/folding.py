@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,8 +18,7 @@ from pascal_ext.observers import has_hooks
 from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
 
-_scaled: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
-_normed: WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Tensor]]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
@@ -42,14 +42,11 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
         currents = currents * scale.to(currents.dtype)
         return currents if layer.bias is None else currents + layer.bias.to(currents.dtype)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        weight = scaled_weight(layer, scale)
+        parameters = {"weight": scaled_weight(layer, scale)}
     else:
         key = _state(layer.weight, scale)
-        known, weight = _scaled.get(layer, (None, layer.weight))
-        if known != key:
-            weight = scaled_weight(layer, scale)
-            _scaled[layer] = (key, weight)
-    return functional_call(layer, {"weight": weight}, (spikes,))
+        parameters = _keep(layer, key, lambda: {"weight": scaled_weight(layer, scale)})
+    return functional_call(layer, parameters, (spikes,))
 
 
 def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
@@ -64,11 +61,7 @@ def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     # torch changes running statistics in training without counting it as a change; batches it does count
     statistics = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
     key = norm.eps, _state(layer.weight, layer.bias, scale, norm.weight, norm.bias, *statistics)
-    known, parameters = _normed.get(layer, (None, {}))
-    if known != key:
-        weight, bias = _folded(layer, scaled_weight(layer, scale), norm)
-        parameters = {"weight": weight, "bias": bias}
-        _normed[layer] = (key, parameters)
+    parameters = _keep(layer, key, lambda: _folded(layer, scaled_weight(layer, scale), norm))
     return functional_call(layer, parameters, (spikes,))
 
 
@@ -77,6 +70,15 @@ def _can_fold(layer: Any, norm: Any) -> bool:
     if not isinstance(layer, _ConvNd) or getattr(norm.forward, "__func__", None) is not _BatchNorm.forward:
         return False
     return not norm.training and norm.running_var is not None and layer.weight.dtype == torch.float32
+
+
+def _keep(layer: nn.Module, key: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The parameters that ``make`` made for ``layer`` in its last call, as long as they had this ``key``."""
+    known, parameters = _kept.get(layer, (None, {}))
+    if known != key:
+        parameters = make()
+        _kept[layer] = (key, parameters)
+    return parameters
 
 
 def _state(*tensors: Tensor | None) -> tuple[Any, ...]:
@@ -146,13 +148,12 @@ def fold_batch_norms(traced: fx.GraphModule) -> None:
 
 def fold_batch_norm(layer: Any, norm: Any) -> None:
     """Change the convolution ``layer`` so that it computes what ``norm(layer(x))`` did in evaluation mode."""
-    weight, bias = _folded(layer, layer.weight, norm)
-    layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
-    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    for name, value in _folded(layer, layer.weight, norm).items():
+        setattr(layer, name, nn.Parameter(value, requires_grad=layer.weight.requires_grad))
 
 
 @torch.no_grad()
-def _folded(layer: Any, weight: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
+def _folded(layer: Any, weight: Tensor, norm: Any) -> dict[str, Tensor]:
     """The weight and the bias of ``norm(layer(x))``, where ``layer`` has ``weight``; rounded once, from float64."""
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -165,4 +166,4 @@ def _folded(layer: Any, weight: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
         wide = wide * per_group.reshape(*wide.shape[:2], *[1] * (wide.ndim - 2))
     else:
         wide = wide * factor.reshape(-1, *[1] * (wide.ndim - 1))
-    return wide.to(weight), (bias * factor + shift).to(weight)
+    return {"weight": wide.to(weight), "bias": (bias * factor + shift).to(weight)}

@@ -168,9 +168,7 @@ class SpikingNetwork(nn.Module):
                 if not (continues and name in self._first_neurons)  # their largest tensors are not made
             ]
             convolutions = [module for module in self.modules() if isinstance(module, _ConvNd)]
-            kernels = sum(layer.weight.nbytes for layer in convolutions)
-            least = chunking.least_samples(convolutions, self.plan.mean_levels)
-            self._sizes[key] = chunking.size_for_cache(trains, kernels, batch, least)
+            self._sizes[key] = chunking.samples_at_a_time(trains, convolutions, self.plan.mean_levels, batch)
         return self._sizes[key]
 
     def _is_noticed(self) -> bool:

@@ -62,6 +62,8 @@ def _inplace(function: Any) -> Any:
 class _Proxy(fx.Proxy):
     """A proxy that traces ``x += y`` as what it is; torch's own traces ``x = x + y``, and other names of x miss it."""
 
+    tracer: _Tracer
+
     __iadd__ = _inplace(operator.iadd)
     __isub__ = _inplace(operator.isub)
     __imul__ = _inplace(operator.imul)
@@ -71,12 +73,10 @@ class _Proxy(fx.Proxy):
     __ipow__ = _inplace(operator.ipow)
 
     def __int__(self) -> int:
-        number: int = self.tracer.to_number(self, int)  # type: ignore[attr-defined]  # the tracer is a _Tracer
-        return number
+        return self.tracer.to_number(self, int)
 
     def __float__(self) -> float:
-        number: float = self.tracer.to_number(self, float)  # type: ignore[attr-defined]  # likewise
-        return number
+        return self.tracer.to_number(self, float)
 
     __index__ = __int__
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from pascal_ext.ops.thresholds import accumulation_dtype
 
-TILE = (
-    1 << 16
-)  # elements for each thread: in float32 a quarter of a MiB, of which a few fit into its second level of cache
+# elements for each thread: in float32 a quarter of a MiB, of which a few fit into its second level of cache
+TILE = 1 << 16
 
 
 def can_tile(x: Tensor) -> bool:
