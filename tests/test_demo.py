@@ -68,7 +68,7 @@ def test_the_files_and_the_table(run: tuple[Report, Path, str]) -> None:
     assert page.count("<svg") == 3
     console = Console(file=io.StringIO(), width=80)
     console.print(text.table(report))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
     rows = sum(len(method.points) for method in report.methods)
@@ -86,7 +86,7 @@ def test_the_plan_names_the_layers_of_the_model() -> None:
 
 def test_the_split_is_fixed_and_stratified() -> None:
     first, again = digits(0), digits(1)
-    assert len(first[0].dataset) == 1437  # type: ignore[arg-type]
+    assert len(first[0].dataset) == 1437
     labels = torch.cat([labels for _, labels in first[1]])
     assert labels.bincount().tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first[1], again[1], strict=True))

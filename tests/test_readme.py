@@ -31,8 +31,8 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for block in code_blocks:
         code = block if HAS_RECIPES else block.replace("converter.convert(model)", "converter(model)")
         exec(compile(code, "README.md", "exec"), names)
-    names["pascal_ext"].unregister()  # type: ignore[attr-defined]
-    torch.testing.assert_close(names["sequence"].mean(0), names["logits"])  # type: ignore[attr-defined]
+    names["pascal_ext"].unregister()
+    torch.testing.assert_close(names["sequence"].mean(0), names["logits"])
     assert (tmp_path / "snn.safetensors").exists()
 
 
@@ -42,7 +42,7 @@ def test_the_code_of_the_page_about_training_runs() -> None:
     (block,) = blocks("docs/training.md")
     exec(compile(block, "docs/training.md", "exec"), names)
     snn, model = names["snn"], names["model"]
-    assert not torch.equal(names["student"].get_submodule("0").weight, model[0].weight)  # type: ignore[attr-defined, index]
-    assert set(snn.plan.values()) == {4}  # type: ignore[attr-defined]
+    assert not torch.equal(names["student"].get_submodule("0").weight, model[0].weight)
+    assert set(snn.plan.values()) == {4}
     with torch.no_grad():
-        torch.testing.assert_close(snn(images), names["student"].eval()(images))  # type: ignore[operator, attr-defined]
+        torch.testing.assert_close(snn(images), names["student"].eval()(images))

@@ -31,7 +31,7 @@ def test_a_tree_is_read_in_order(tree: Path) -> None:
 
 def test_val_is_another_name_of_test(tree: Path) -> None:
     (tree / "test").rename(tree / "val")
-    assert len(data.read(SOURCE, tree, "test")) == 20  # type: ignore[arg-type]
+    assert len(data.read(SOURCE, tree, "test")) == 20
 
 
 def test_original_files_are_read_through_torchvision(

@@ -251,7 +251,7 @@ def test_epochs_are_shuffled_differently() -> None:
     loader = images.train_dataloader()
     orders = []
     for epoch in range(2):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         orders.append(torch.cat([labels for _, labels in loader]).tolist())
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(64))
     assert orders[0] != orders[1]

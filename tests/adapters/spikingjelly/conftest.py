@@ -104,7 +104,7 @@ def host_warnings() -> Iterator[list[str]]:
         logger.disable("spikingjelly")
         return
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]  # a handler of this fixture alone
+    handler.emit = lambda record: messages.append(record.getMessage())
     logging.getLogger().addHandler(handler)
     yield messages
     logging.getLogger().removeHandler(handler)

@@ -29,7 +29,7 @@ def test_version_that_lacks_a_module_is_named() -> None:
 
 def test_unknown_converter_is_refused_with_its_version() -> None:
     with pytest.raises(PascalError, match=rf"SpikingJelly {compat.VERSION} has a converter that pascal-ext"):
-        compat.has_recipes(SimpleNamespace(Converter=object))  # type: ignore[arg-type]
+        compat.has_recipes(SimpleNamespace(Converter=object))
 
 
 def test_missing_dependency_of_the_host_is_not_taken_for_a_missing_host(monkeypatch: pytest.MonkeyPatch) -> None:
