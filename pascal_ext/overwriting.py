@@ -103,5 +103,8 @@ def add_scaled(x: Any, spikes: Any, threshold: Tensor, in_place: bool) -> Any:
 
 def _fits(x: Any, other: Any) -> bool:
     """Whether ``x + other`` is as large as ``x``, and of its dtype."""
-    both = isinstance(x, Tensor) and isinstance(other, Tensor) and x.dtype == other.dtype
-    return both and torch.broadcast_shapes(x.shape, other.shape) == x.shape
+    if not isinstance(x, Tensor) or not isinstance(other, Tensor) or x.dtype != other.dtype:
+        return False
+    if x.shape == other.shape:
+        return True
+    return torch.broadcast_shapes(x.shape, other.shape) == x.shape  # slow: it reckons with symbols

@@ -64,10 +64,17 @@ def margin(levels: int, dtype: torch.dtype, device: str) -> tuple[float, float]:
     return min(tie * epsilon * levels, widest), widest
 
 
-def margins(threshold: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """m in levels; in the shape of λ, one value or one for each channel."""
+def margins(threshold: Tensor, levels: int, dtype: torch.dtype, largest: Tensor | None = None) -> Tensor:
+    """m in levels; in the shape of λ, one value or one for each channel.
+
+    Args:
+        threshold: λ, of all channels or of some.
+        levels: L.
+        dtype: of the currents.
+        largest: max|λ|, where ``threshold`` does not hold it.
+    """
     size, (least, widest) = threshold.abs(), margin(levels, dtype, threshold.device.type)
-    return (size.amax() / size * least).clamp(max=widest)
+    return ((size.amax() if largest is None else largest) / size * least).clamp(max=widest)
 
 
 def _allows_tf32() -> bool:
@@ -82,9 +89,9 @@ def _allows_tf32() -> bool:
 
 def agrees(u: Tensor, levels: int, reference: Tensor) -> bool:
     """Whether ``clip(⌊u⌋, 0, L)`` is ``reference`` everywhere. Not of NaN."""
-    rest = u.clamp(0, levels).sub_(reference.to(u.dtype))  # exact: the two are near to each other, or far from agreeing
+    rest = u.clamp(0, levels).sub_(reference)  # exact: the two are near to each other, or far from agreeing
     least, most = rest.aminmax()
-    return bool(least >= 0) and bool(most < 1)
+    return least.item() >= 0 and most.item() < 1
 
 
 def settle(u: Tensor, levels: int, reference: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,41 +36,46 @@ def tiles(channelwise: tuple[Tensor, ...], channel_dim: int, *tensors: Tensor) -
     Args:
         channelwise: thresholds, and what else has one value, or one for each channel; broadcastable against each of
             ``tensors``.
-        channel_dim: the dimension of ``tensors`` that holds the channels, where there are several values.
-        tensors: of one shape and one order in memory.
+        channel_dim: the dimension of ``tensors`` that holds the channels, where there are several values: 1, or 2 where
+            the first dimension is time.
+        tensors: of one shape, but for their numbers of timesteps, and of one order in memory. Timesteps are not cut.
 
     Yields:
         The values of ``channelwise`` that belong to the tile, which broadcast against its pieces, then one piece of
         each tensor. A single tile, the tensors themselves, where they are small, or have gaps in memory, or different
         orders.
     """
-    first, size = tensors[0], TILE * torch.get_num_threads()
+    times = channel_dim - 1
+    steps = tensors if not times else [x[0] for x in tensors]
+    first, size = steps[0], TILE * torch.get_num_threads()
     order = _order(first) if first.numel() > 2 * size else None
-    if order is None or any(_order(x) is not order for x in tensors):
+    if order is None or any(_order(step) is not order for step in steps):
         yield *channelwise, *tensors
-    elif channelwise[0].numel() == 1:
-        pieces = (x.permute(order(x)).view(-1).split(size) for x in tensors)
+        return
+    dims = order(first)
+    permuted = [x.permute(*range(times), *(times + dim for dim in dims)) for x in tensors]
+    if channelwise[0].numel() == 1:
+        pieces = (x.flatten(times).split(size, times) for x in permuted)
         yield from ((*channelwise, *piece) for piece in zip(*pieces, strict=True))
     else:
-        permuted = [x.permute(order(x)) for x in tensors]
-        yield from _by_channel(channelwise, order(first).index(channel_dim), permuted, size)
+        yield from _by_channel(channelwise, dims.index(1), permuted, size, times)
 
 
 def _by_channel(
-    channelwise: tuple[Tensor, ...], position: int, tensors: list[Tensor], size: int
+    channelwise: tuple[Tensor, ...], position: int, tensors: list[Tensor], size: int, times: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Tiles of ``size`` elements of contiguous tensors with the channels in dimension ``position``."""
-    channels = tensors[0].shape[position]
-    tensors = [x.view(x.shape[:position].numel(), channels, -1) for x in tensors]
+    """Tiles of ``size`` elements of steps that are contiguous, with the channels in their dimension ``position``."""
+    rows, (channels, *inner) = tensors[0].shape[times : times + position], tensors[0].shape[times + position :]
+    tensors = [x.view(*x.shape[:times], rows.numel(), channels, -1) for x in tensors]
     columns = [x.view(-1, 1) for x in channelwise]
-    inner = tensors[0].shape[2]
-    if channels * inner <= size:
-        pieces = (x.split(max(1, size // (channels * inner))) for x in tensors)
+    in_row = tensors[0].shape[-1]
+    if channels * in_row <= size:
+        pieces = (x.split(max(1, size // (channels * in_row)), times) for x in tensors)
         yield from ((*columns, *piece) for piece in zip(*pieces, strict=True))
         return
-    step = max(1, size // inner)
-    for rows in zip(*tensors, strict=True):
-        yield from zip(*(x.split(step) for x in (*columns, *rows)), strict=True)
+    step = max(1, size // in_row)
+    for row in zip(*(x.unbind(times) for x in tensors), strict=True):
+        yield from zip(*(x.split(step) for x in columns), *(x.split(step, times) for x in row), strict=True)
 
 
 def _as_is(x: Tensor) -> tuple[int, ...]:

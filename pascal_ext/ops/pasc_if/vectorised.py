@@ -38,10 +38,8 @@ def pasc_if_vectorised(x_seq: Tensor, v_threshold: Tensor | float, levels: int) 
     if not can_tile(x_seq):
         return train_of(closed_form(_total(x_seq), divisor, levels, window), levels, x_seq.dtype)
     train = empty_train(x_seq, levels)
-    for by, *pieces in tiles((divisor,), 1, *x_seq.unbind(0), *train.unbind(0)):
-        u = shifted(_total(pieces[:window]), by, levels, window)
-        for time, emitted in enumerate(pieces[window:], start=1):
-            torch.ge(u, time, out=emitted)  # ⌊u⌋ > t − 1
+    for by, currents, emitted in tiles((divisor,), 2, x_seq, train):
+        _write(shifted(_total(currents), by, levels, window), emitted)  # ⌊u⌋ > t − 1
     return train
 
 
@@ -54,23 +52,23 @@ def pasc_if_settled(
         x_seq, v_threshold, levels: as in :func:`pascal_ext.functional.pasc_if`.
         reference: counts [N, ...] of any integer dtype that holds L, from a pass in the ANN's own arithmetic.
     """
-    threshold = broadcastable(v_threshold, x_seq, 2)
-    within, window = margins(threshold, levels, x_seq.dtype), x_seq.shape[0]
+    threshold, window = broadcastable(v_threshold, x_seq, 2), x_seq.shape[0]
     divisor = divisor_of(threshold, levels, window)
     if not can_tile(x_seq):
         u = shifted(_total(x_seq), divisor, levels, window)
-        counts, ties = settle(u, levels, reference, within)
+        counts, ties = settle(u, levels, reference, margins(threshold, levels, x_seq.dtype))
         return train_of(counts, levels, x_seq.dtype), ties
     train = empty_train(x_seq, levels)
     ties = torch.zeros((), dtype=torch.int64)
-    for by, near, settled, *pieces in tiles((divisor, within), 1, reference, *x_seq.unbind(0), *train.unbind(0)):
-        u = shifted(_total(pieces[:window]), by, levels, window)
-        if not agrees(u, levels, settled):  # rare: ties are
-            counts, changed = settle(u, levels, settled, near)
+    settled = reference.unsqueeze(0)
+    for by, scale, expected, currents, emitted in tiles((divisor, threshold), 2, settled, x_seq, train):
+        u = shifted(_total(currents), by, levels, window)
+        if not agrees(u, levels, expected[0]):  # rare: ties are
+            within = margins(scale, levels, x_seq.dtype, threshold.abs().amax())
+            counts, changed = settle(u, levels, expected[0], within)
             u = counts.to(u.dtype)
             ties += changed
-        for time, emitted in enumerate(pieces[window:], start=1):
-            torch.ge(u, time, out=emitted)
+        _write(u, emitted)
     return train, ties
 
 
@@ -80,27 +78,36 @@ def empty_train(x_seq: Tensor, levels: int, device: torch.device | str | None = 
 
 
 def _room(step: Tensor, levels: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    step = torch.empty_like(step, device="meta")
-    strides = (step.numel(), *step.stride())
-    return torch.empty_strided((levels, *step.shape), strides, dtype=dtype, device=device)
+    if step.is_contiguous():
+        return torch.empty((levels, *step.shape), dtype=dtype, device=device)
+    strides = torch.empty_like(step, device="meta").stride()
+    return torch.empty_strided((levels, *step.shape), (step.numel(), *strides), dtype=dtype, device=device)
 
 
 def train_of(counts: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     """The thermometer code of ``counts``: [N, ...] whole numbers -> [levels, N, ...] in {0, 1}, ones first."""
     if counts.is_floating_point() and can_tile(counts):
-        train = _room(counts, levels, dtype, counts.device)
-        for time, emitted in enumerate(train, start=1):
-            torch.ge(counts, time, out=emitted)
-        return train
+        return _write(counts, _room(counts, levels, dtype, counts.device))
     steps = torch.arange(levels, dtype=counts.dtype, device=counts.device)
     return (steps.view(-1, *[1] * counts.ndim) < counts).to(dtype)
 
 
-def _total(currents: Tensor | list[Tensor]) -> Tensor:
-    """The sum of a window of currents, in the accumulation dtype."""
-    if isinstance(currents, Tensor):
-        dtype = accumulation_dtype(currents.dtype)
-        return currents[0].to(dtype) if currents.shape[0] == 1 else currents.sum(0, dtype=dtype)
-    if len(currents) == 1:
-        return currents[0]
-    return functools.reduce(Tensor.add_, currents[2:], currents[0] + currents[1])
+def _write(u: Tensor, train: Tensor) -> Tensor:
+    """Fill ``train``, [L, N, ...], with what neurons of ``u``, [N, ...], emit: step t = 1 ... L holds ``u >= t``."""
+    times = torch.arange(1, train.shape[0] + 1, dtype=u.dtype)
+    written: Tensor = torch.ge(u, times.view(-1, *[1] * u.ndim), out=train)
+    return written
+
+
+def _total(x_seq: Tensor) -> Tensor:
+    """The sum of a window of currents, in the accumulation dtype.
+
+    Where there are tiles, one step after the other: the order in which ``sum`` adds depends on where an element lies.
+    """
+    dtype = accumulation_dtype(x_seq.dtype)
+    if x_seq.shape[0] == 1:
+        return x_seq[0].to(dtype)
+    if not can_tile(x_seq):
+        return x_seq.sum(0, dtype=dtype)
+    first, second, *others = x_seq.unbind(0)
+    return functools.reduce(Tensor.add_, others, first + second)
