@@ -127,6 +127,9 @@ class _Tally:
 def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progress: bool = True) -> VerificationReport:
     """Run both networks on the same data, and compare every spike count and every prediction.
 
+    The spiking network runs twice: with hooks, which show the counts of every layer, and as it runs in use, where what
+    no hook sees is shared, overwritten and simulated in pieces. Predictions and errors are those of both.
+
     Args:
         ann: the QCFS network that ``snn`` was converted from; or the ReLU network: it is then compared with its QCFS
             twin, which has the thresholds, bias currents and levels of ``snn``. Run in evaluation mode; never changed.
@@ -142,24 +145,28 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     twin = _twin(original, snn)
     has_relu = bool(relu_layers(original))
     tallies = {name: _Tally() for name in snn.neurons}
-    samples = predictions = changed = 0
+    samples = predictions = changed = ties = 0
     largest = 0.0
-    snn.reset()
-    with snn.configured(step_mode="s"), _counts(twin, snn) as (theirs, ours), torch.no_grad():
+    with snn.configured(step_mode="s"), torch.no_grad():
         for args, kwargs, _ in batches(dataloader, ann, "verify" if progress else None):
-            expected, found = twin(*args, **kwargs), snn(*args, **kwargs)
+            snn.reset()
+            with _counts(twin, snn) as (theirs, ours):
+                expected, watched = twin(*args, **kwargs), snn(*args, **kwargs)
+            ties += snn.ties
             for name, tally in tallies.items():
                 tally.add(ours[name], theirs[name])
+            found = snn(*args, **kwargs)
             samples += _batch_size(expected)
-            predictions += _differing(expected, found)
-            largest = max(largest, _largest_difference(expected, found))
+            predictions += _differing(expected, watched, found)
+            largest = max(largest, *(_largest_difference(expected, output) for output in (watched, found)))
             if has_relu:
                 changed += _differing(original(*args, **kwargs), expected)
+    snn.reset()
     layers = {
         name: LayerReport(name, levels, t.counts, t.mismatched, t.max_difference, t.spikes / max(t.counts * levels, 1))
         for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)
     }
-    return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None, snn.ties)
+    return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None, ties)
 
 
 def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
@@ -221,22 +228,28 @@ def _batch_size(output: Any) -> int:
     return next((tensor.shape[0] for tensor in _tensors(output) if tensor.ndim), 0)
 
 
-def _differing(expected: Any, found: Any) -> int:
-    """Samples for which the classes of any output differ.
+def _differing(expected: Any, *found: Any) -> int:
+    """Samples for which the classes of any output differ, in any of the answers ``found``.
 
     Classes that ``expected`` itself puts at the same height, to within the rounding of a sum (:data:`SAME`), are one
     answer: which of them is the largest says nothing.
     """
-    differs: Tensor | None = None
-    for a, b in zip(_tensors(expected), _tensors(found), strict=True):
-        if a.ndim >= 2 and a.shape[1] > 1:
-            largest = a.abs().masked_fill(a.isinf(), 0).amax(1)
-            tolerance = SAME * torch.finfo(a.dtype).eps * largest if a.is_floating_point() else 0
-            below = a.amax(1) - a.gather(1, b.argmax(1, keepdim=True)).squeeze(1)
-            here = ~(below <= tolerance) | (b.isnan() & ~a.isnan()).any(1)
-            here = here.flatten(1).any(1) if a.ndim > 2 else here
-            differs = here if differs is None else differs | here
-    return 0 if differs is None else int(differs.sum())
+    masks = [
+        _differ(a, b)
+        for answer in found
+        for a, b in zip(_tensors(expected), _tensors(answer), strict=True)
+        if a.ndim >= 2 and a.shape[1] > 1
+    ]
+    return int(torch.stack(masks).any(0).sum()) if masks else 0
+
+
+def _differ(expected: Tensor, found: Tensor) -> Tensor:
+    """Whether the largest of the classes, in dimension 1 of [N, C, ...], differ; [N]."""
+    largest = expected.abs().masked_fill(expected.isinf(), 0).amax(1)
+    tolerance = SAME * torch.finfo(expected.dtype).eps * largest if expected.is_floating_point() else 0
+    below = expected.amax(1) - expected.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
+    differs = ~(below <= tolerance) | (found.isnan() & ~expected.isnan()).any(1)
+    return differs.flatten(1).any(1) if differs.ndim > 1 else differs
 
 
 def _largest_difference(expected: Any, found: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import itertools
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from pascal_ext import functional
 from pascal_ext.errors import BackendError, InvalidArgumentError
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops.pasc_if import activation, backend_names, quantise, selection
-from pascal_ext.ops.pasc_if.cupy import SOURCE, TYPES, arguments
+from pascal_ext.ops.pasc_if.cupy import SOURCE, TYPES, VECTOR, arguments, vector_width
 from pascal_ext.ops.pasc_if.layout import dense_steps
 from pascal_ext.ops.pasc_if.ties import margin
 from pascal_ext.ops.pasc_if.triton import TRITON
@@ -199,13 +200,13 @@ static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline double __ddiv_rn(double a, double b) { return a / b; }
 """
 LAUNCHER = r"""
-extern "C" void launch_{name}_{type}(const {type}* x, const {type}* threshold, {out}* out, long long neurons,
+extern "C" void launch_{name}_{type}_{width}(const {type}* x, const {type}* threshold, {out}* out, long long neurons,
         long long channels, long long inner, long long step_stride, int window, int levels, int powers_of_two) {{
     blockDim.x = 256;
-    for (blockIdx.x = 0; blockIdx.x * 256LL < neurons; ++blockIdx.x)
+    for (blockIdx.x = 0; blockIdx.x * 256LL * {width} < neurons; ++blockIdx.x)
         for (threadIdx.x = 0; threadIdx.x < 256; ++threadIdx.x)
-            {name}<{type}, {type}>(x, threshold, out, neurons, channels, inner, step_stride, window, levels,
-                                   powers_of_two);
+            {name}<{type}, {type}, {width}>(x, threshold, out, neurons, channels, inner, step_stride, window, levels,
+                                            powers_of_two);
 }}
 """
 
@@ -214,9 +215,10 @@ extern "C" void launch_{name}_{type}(const {type}* x, const {type}* threshold, {
 def host_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("cupy")
     launchers = [
-        LAUNCHER.format(name=name, type=kind, out=out or kind)
+        LAUNCHER.format(name=name, type=kind, out=out or kind, width=width)
         for name, out in (("pasc_if_spikes", ""), ("pasc_if_counts", "int"))
-        for kind in ("float", "double")
+        for kind, wide in (("float", VECTOR // 4), ("double", VECTOR // 8))
+        for width in (1, wide)
     ]
     (folder / "kernel.cpp").write_text(SHIM + SOURCE + "".join(launchers))
     command = ["g++", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "kernel.cpp", "-o", "kernel.so"]
@@ -224,11 +226,13 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(folder / "kernel.so"))
 
 
-def launch(library: ctypes.CDLL, name: str, x_seq: Tensor, threshold: Tensor, levels: int, out: Tensor) -> Tensor:
+def launch(
+    library: ctypes.CDLL, name: str, x_seq: Tensor, threshold: Tensor, levels: int, out: Tensor, width: int
+) -> Tensor:
     value, sizes, settings = arguments(x_seq, threshold, levels)
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x_seq, value, out)]
     numbers = [*map(ctypes.c_longlong, sizes), *map(ctypes.c_int, settings)]
-    getattr(library, f"launch_{name}_{TYPES[x_seq.dtype][0]}")(*pointers, *numbers)
+    getattr(library, f"launch_{name}_{TYPES[x_seq.dtype][0]}_{width}")(*pointers, *numbers)
     return out
 
 
@@ -238,13 +242,23 @@ def launch(library: ctypes.CDLL, name: str, x_seq: Tensor, threshold: Tensor, le
 def test_the_source_for_cupy_on_the_host(host_library: ctypes.CDLL, dtype: torch.dtype, layout: str) -> None:
     for window, levels in SIZES:
         x_seq = dense_steps(currents(layout, window, dtype))
-        for threshold in thresholds(x_seq, levels):
+        train, counts = empty_train(x_seq, levels), torch.empty_like(x_seq[0], dtype=torch.int32)
+        for threshold, width in itertools.product(thresholds(x_seq, levels), {1, vector_width(x_seq, train)}):
             expected = functional.pasc_if(x_seq.double(), threshold.double(), levels, "reference")
-            spikes = launch(host_library, "pasc_if_spikes", x_seq, threshold, levels, empty_train(x_seq, levels))
-            assert torch.equal(spikes.double(), expected)
-            counts = torch.empty_like(x_seq[0], dtype=torch.int32)
-            counts = launch(host_library, "pasc_if_counts", x_seq, threshold, levels, counts)
+            launch(host_library, "pasc_if_spikes", x_seq, threshold, levels, train.fill_(torch.nan), width)
+            assert torch.equal(train.double(), expected)
+            launch(host_library, "pasc_if_counts", x_seq, threshold, levels, counts.fill_(-1), width)
             assert torch.equal(counts, expected.sum(0).int())
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float64, 2), (torch.float32, 4), (torch.bfloat16, 8)])
+def test_threads_take_several_neurons_where_all_steps_begin_at_multiples(dtype: torch.dtype, width: int) -> None:
+    x_seq, train = torch.zeros(3, 2, 4 * width, dtype=dtype), torch.zeros(4, 2, 4 * width, dtype=dtype)
+    assert vector_width(x_seq, train) == width
+    assert vector_width(x_seq[:1].expand(5, -1, -1), train) == width
+    assert vector_width(x_seq.flatten()[1:17].view(1, 1, -1), train[:, :1]) == 1
+    assert vector_width(torch.zeros(3, 8 * width + 1, dtype=dtype)[:, :-1], train) == 1
+    assert vector_width(torch.zeros(3, 5, dtype=dtype), torch.zeros(4, 5, dtype=dtype)) == 1
 
 
 def test_steps_are_copied_only_where_they_have_gaps() -> None:

@@ -62,6 +62,22 @@ def test_equal_networks(execution: str, pair: tuple[nn.Module, SpikingNetwork], 
     assert report.layers["relu"].firing_rate == pytest.approx(float(rate))
 
 
+def test_what_only_runs_without_hooks_is_verified_too(
+    pair: tuple[nn.Module, SpikingNetwork], data: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks show counts, and switch off what is shared between passes, so in use another graph runs."""
+    qcfs = pair[0].float()  # float64 has no ties to settle
+    snn = convert(qcfs)
+    batches = [x.float() for x, _ in data]
+    assert verify(qcfs, snn, batches, progress=False).exact
+    run = snn._run_continuing
+    monkeypatch.setattr(snn, "_run_continuing", lambda *args, **kwargs: -run(*args, **kwargs))
+    report = verify(qcfs, snn, batches, progress=False)
+    assert report.mismatched_counts == 0
+    assert report.mismatched_predictions > 0
+    assert report.max_abs_error > 0.1
+
+
 def first_that_differs(report: Any) -> str | None:
     return next((name for name, layer in report.layers.items() if layer.mismatched), None)
 

@@ -13,41 +13,69 @@ from pascal_ext.ops.pasc_if.selection import Backend, installed
 from pascal_ext.ops.pasc_if.vectorised import empty_train
 
 THREADS = 256
+VECTOR = 16  # bytes, the most that a thread can load at once
 
-# One thread for each neuron. The operations and their order are those of closed_form.closed_form; the intrinsics keep a
-# compiler from contracting or approximating them. T: type of currents and spikes, A: of sums and thresholds.
+# One thread for V neurons that lie side by side. The operations and their order are those of closed_form.closed_form;
+# the intrinsics keep a compiler from contracting or approximating them. T: type of currents and spikes, A: of sums and
+# thresholds.
 SOURCE = r"""
 __device__ inline float divide(float a, float b) { return __fdiv_rn(a, b); }
 __device__ inline double divide(double a, double b) { return __ddiv_rn(a, b); }
 
-template <typename T, typename A>
-__device__ inline A shifted(const T* x, const A* threshold, long long i, long long channels, long long inner,
-                            long long step_stride, int window, int levels, int powers_of_two) {
-    A total = static_cast<A>(x[i]);
-    for (int time = 1; time < window; ++time) total += static_cast<A>(x[time * step_stride + i]);
+template <typename T, int V>
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack { T item[V]; };
+
+template <typename T, typename A, int V>
+__device__ inline void shifted(A (&u)[V], const T* x, const A* threshold, long long i, long long channels,
+                               long long inner, long long step_stride, int window, int levels, int powers_of_two) {
+    for (int time = 0; time < window; ++time) {
+        Pack<T, V> currents = *reinterpret_cast<const Pack<T, V>*>(x + time * step_stride + i);
+        #pragma unroll
+        for (int n = 0; n < V; ++n)
+            u[n] = time ? u[n] + static_cast<A>(currents.item[n]) : static_cast<A>(currents.item[n]);
+    }
     A by = threshold[channels > 1 ? i / inner % channels : 0];
-    if (powers_of_two) by *= static_cast<A>(window) / static_cast<A>(levels);
-    else total = divide(total, static_cast<A>(window)) * static_cast<A>(levels);
-    return divide(total, by) + static_cast<A>(0.5);
+    #pragma unroll
+    for (int n = 0; n < V; ++n) {
+        if (channels > 1 && inner % V) by = threshold[(i + n) / inner % channels];
+        if (powers_of_two) {
+            u[n] = divide(u[n], by * (static_cast<A>(window) / static_cast<A>(levels)));
+        } else {
+            u[n] = divide(divide(u[n], static_cast<A>(window)) * static_cast<A>(levels), by);
+        }
+        u[n] += static_cast<A>(0.5);
+    }
 }
 
-template <typename T, typename A>
+template <typename T, typename A, int V>
 __global__ void pasc_if_spikes(const T* x, const A* threshold, T* out, long long neurons, long long channels,
                                long long inner, long long step_stride, int window, int levels, int powers_of_two) {
-    long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (i >= neurons) return;
-    A u = shifted(x, threshold, i, channels, inner, step_stride, window, levels, powers_of_two);
-    for (int time = 0; time < levels; ++time)
-        out[time * neurons + i] = static_cast<T>(u >= static_cast<A>(time + 1) ? 1.0f : 0.0f);
+    A u[V];
+    shifted<T, A, V>(u, x, threshold, i, channels, inner, step_stride, window, levels, powers_of_two);
+    for (int time = 0; time < levels; ++time) {
+        Pack<T, V> spikes;
+        #pragma unroll
+        for (int n = 0; n < V; ++n)
+            spikes.item[n] = static_cast<T>(u[n] >= static_cast<A>(time + 1) ? 1.0f : 0.0f);
+        *reinterpret_cast<Pack<T, V>*>(out + time * neurons + i) = spikes;
+    }
 }
 
-template <typename T, typename A>
+template <typename T, typename A, int V>
 __global__ void pasc_if_counts(const T* x, const A* threshold, int* out, long long neurons, long long channels,
                                long long inner, long long step_stride, int window, int levels, int powers_of_two) {
-    long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    long long i = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (i >= neurons) return;
-    A u = shifted(x, threshold, i, channels, inner, step_stride, window, levels, powers_of_two);
-    out[i] = u >= static_cast<A>(levels) ? levels : u >= static_cast<A>(1) ? static_cast<int>(u) : 0;
+    A u[V];
+    shifted<T, A, V>(u, x, threshold, i, channels, inner, step_stride, window, levels, powers_of_two);
+    Pack<int, V> counts;
+    #pragma unroll
+    for (int n = 0; n < V; ++n)
+        counts.item[n] = u[n] >= static_cast<A>(levels) ? levels
+                         : u[n] >= static_cast<A>(1)    ? static_cast<int>(u[n]) : 0;
+    *reinterpret_cast<Pack<int, V>*>(out + i) = counts;
 }
 """
 
@@ -58,7 +86,6 @@ TYPES = {
     torch.float16: ("__half", "float"),
     torch.bfloat16: ("__nv_bfloat16", "float"),
 }
-KERNELS = ("pasc_if_spikes", "pasc_if_counts")
 HEADERS = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
 
 
@@ -86,25 +113,36 @@ def _launch(name: str, x_seq: Tensor, threshold: Tensor, levels: int, out: Tenso
     value, sizes, settings = arguments(x_seq, threshold, levels)
     if not sizes[0]:
         return out
+    width = vector_width(x_seq, out)
     pointers = (np.uint64(tensor.data_ptr()) for tensor in (x_seq, value, out))
     numbers = (*pointers, *map(np.int64, sizes), *map(np.int32, settings))
     stream = torch.cuda.current_stream(x_seq.device).cuda_stream
     with cupy.cuda.Device(x_seq.device.index), cupy.cuda.ExternalStream(stream):
-        kernel = _module().get_function(_expression(name, x_seq.dtype))
-        kernel((-(-sizes[0] // THREADS),), (THREADS,), numbers)
+        kernel = _kernel(expression(name, x_seq.dtype, width), x_seq.device.index)
+        kernel((-(-sizes[0] // (THREADS * width)),), (THREADS,), numbers)
     return out
 
 
-def _expression(name: str, dtype: torch.dtype) -> str:
-    return f"{name}<{', '.join(TYPES[dtype])}>"
+def vector_width(x_seq: Tensor, out: Tensor) -> int:
+    """How many neurons a thread takes: as many as one load brings, where all steps begin where such a load may."""
+    neurons = x_seq[0].numel()
+    strides = (x_seq.stride(0) * x_seq.itemsize * (x_seq.shape[0] > 1), neurons * x_seq.itemsize)
+    begins = (x_seq.data_ptr(), out.data_ptr(), *strides)
+    return VECTOR // x_seq.itemsize if all(begin % VECTOR == 0 for begin in begins) else 1
+
+
+def expression(name: str, dtype: torch.dtype, width: int) -> str:
+    """The instance of the kernel template ``name`` for currents of ``dtype``, and as many neurons a thread."""
+    return f"{name}<{', '.join(TYPES[dtype])}, {width}>"
 
 
 @functools.cache
-def _module() -> Any:
+def _kernel(name: str, device: int) -> Any:
+    """The function ``name``, for the device of that index, which is the current one."""
     import cupy
 
-    names = [_expression(name, dtype) for name in KERNELS for dtype in TYPES]
-    return cupy.RawModule(code=HEADERS + SOURCE, options=("--std=c++14",), name_expressions=names)
+    module = cupy.RawModule(code=HEADERS + SOURCE, options=("--std=c++14",), name_expressions=[name])
+    return module.get_function(name)
 
 
 def _refuses(x_seq: Tensor) -> str:

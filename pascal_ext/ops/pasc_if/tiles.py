@@ -65,7 +65,7 @@ def _by_channel(
     channelwise: tuple[Tensor, ...], position: int, tensors: list[Tensor], size: int, times: int
 ) -> Iterator[tuple[Tensor, ...]]:
     """Tiles of ``size`` elements of steps that are contiguous, with the channels in their dimension ``position``."""
-    rows, (channels, *inner) = tensors[0].shape[times : times + position], tensors[0].shape[times + position :]
+    rows, channels = tensors[0].shape[times : times + position], tensors[0].shape[times + position]
     tensors = [x.view(*x.shape[:times], rows.numel(), channels, -1) for x in tensors]
     columns = [x.view(-1, 1) for x in channelwise]
     in_row = tensors[0].shape[-1]
