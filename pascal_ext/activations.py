@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
+from pascal_ext.call_sites import activation_ceiling
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import DEFAULT_LEVELS, Levels, levels_of
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import unwrapped
-from pascal_ext.tracing import activation_ceiling, trace
+from pascal_ext.tracing import trace
 
 M = TypeVar("M", bound=nn.Module)
 NO_QCFS_LAYERS = (

@@ -105,3 +105,14 @@ def must_stay(node: fx.Node) -> bool:
 
 
 fx.node.has_side_effect(as_traced)
+
+
+def is_number(node: fx.Node) -> bool:
+    """Whether the value of ``node`` is made from sizes alone."""
+    if node.op == "call_method" and node.target in ("size", "dim", "numel"):
+        return True
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    return bool(node.all_input_nodes) and all(is_number(source) for source in node.all_input_nodes)

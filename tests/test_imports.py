@@ -20,7 +20,17 @@ LAYERS = (
     {"data", "distributed", "histogram", "image_tree", "operations", "ops"},
     {"branches", "functional"},
     {"neuron", "qcfs"},
-    {"activations", "allocation", "calibration", "correction", "lockstep", "traceable", "tracing"},
+    {
+        "activations",
+        "allocation",
+        "calibration",
+        "call_sites",
+        "correction",
+        "inplace",
+        "lockstep",
+        "traceable",
+        "tracing",
+    },
     {
         "batch_dimension",
         "chunking",

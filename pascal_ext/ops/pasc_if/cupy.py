@@ -101,9 +101,9 @@ def _counts(x_seq: Tensor, threshold: Tensor, levels: int) -> Tensor:
 
 def arguments(x_seq: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
     """What a kernel gets besides the currents and its output: thresholds, then 64-bit, then 32-bit numbers."""
-    by = divisor(threshold, x_seq, levels)
-    sizes = (x_seq[0].numel(), by.channels, by.inner, x_seq.stride(0))
-    return by.value, sizes, (x_seq.shape[0], levels, int(by.powers_of_two))
+    window, step = x_seq.shape[0], x_seq[0]
+    by = divisor(threshold, step, levels, window)
+    return by.value, (step.numel(), by.channels, by.inner, x_seq.stride(0)), (window, levels, int(by.powers_of_two))
 
 
 def _launch(name: str, x_seq: Tensor, threshold: Tensor, levels: int, out: Tensor) -> Tensor:

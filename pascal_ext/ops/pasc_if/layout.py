@@ -37,9 +37,11 @@ def is_dense(step: Tensor) -> bool:
     return step.is_contiguous() or (step.ndim > 2 and step.movedim(1, -1).is_contiguous())
 
 
-def divisor(threshold: Tensor, x_seq: Tensor, levels: int) -> Divisor:
-    """For the steps of ``x_seq``, which are dense."""
-    value = broadcastable(threshold, x_seq, 2).reshape(-1).to(x_seq.device, accumulation_dtype(x_seq.dtype))
-    step = x_seq[0]
-    inner = step.shape[2:].numel() if value.numel() > 1 and step.is_contiguous() else 1
-    return Divisor(value.contiguous(), are_powers_of_two(x_seq.shape[0], levels), value.numel(), inner)
+def divisor(threshold: Tensor, step: Tensor, levels: int, window: int = 1) -> Divisor:
+    """For a window of currents of which ``step``, [N, ...], is one, dense."""
+    powers_of_two, dtype = are_powers_of_two(window, levels), accumulation_dtype(step.dtype)
+    if threshold.numel() == 1:
+        return Divisor(threshold.to(step.device, dtype), powers_of_two, 1, 1)
+    value = broadcastable(threshold, step, 1).reshape(-1).to(step.device, dtype).contiguous()
+    inner = step.shape[2:].numel() if step.is_contiguous() else 1
+    return Divisor(value, powers_of_two, value.numel(), inner)

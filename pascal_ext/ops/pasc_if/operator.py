@@ -6,6 +6,8 @@ export, and the spikes have a straight-through gradient, see :mod:`pascal_ext.op
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,28 +38,30 @@ _library.define("pasc_if_counts(Tensor x_seq, Tensor v_threshold, int levels, st
 _library.define("pasc_if_settled(Tensor x_seq, Tensor v_threshold, int levels, Tensor reference) -> (Tensor, Tensor)")
 
 
-def _as_promised(result: Tensor, expected: Tensor) -> Tensor:
-    """``result`` in the strides of the fake kernel's result."""
+def _as_promised(result: Tensor, like: Callable[..., Tensor], step: Tensor) -> Tensor:
+    """``result`` in the strides of the fake kernel's result, which ``like`` makes; neurons are those of ``step``."""
+    if result.is_contiguous() and step.is_contiguous():
+        return result
+    expected = like(device="meta")
     if result.stride() == expected.stride():
         return result
     return torch.empty_like(expected, device=result.device).copy_(result)
 
 
 def _pasc_if(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Tensor:
-    return _as_promised(
-        select(backend, x_seq)[1].spikes(x_seq, v_threshold, levels), empty_train(x_seq, levels, "meta")
-    )
+    train = select(backend, x_seq)[1].spikes(x_seq, v_threshold, levels)
+    return _as_promised(train, partial(empty_train, x_seq, levels), x_seq[0])
 
 
 def _pasc_if_counts(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Tensor:
-    counts = select(backend, x_seq)[1].counts(x_seq, v_threshold, levels)
-    return _as_promised(counts, torch.empty_like(x_seq[0], dtype=torch.int32, device="meta"))
+    counts, step = select(backend, x_seq)[1].counts(x_seq, v_threshold, levels), x_seq[0]
+    return _as_promised(counts, partial(torch.empty_like, step, dtype=torch.int32), step)
 
 
 def _pasc_if_settled(x_seq: Tensor, v_threshold: Tensor, levels: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     settled = select("auto", x_seq)[1].settled or vectorised.pasc_if_settled
     train, ties = settled(x_seq, v_threshold, levels, reference)
-    return _as_promised(train, empty_train(x_seq, levels, "meta")), ties
+    return _as_promised(train, partial(empty_train, x_seq, levels), x_seq[0]), ties
 
 
 _library.impl("pasc_if", _pasc_if, "CompositeExplicitAutograd")

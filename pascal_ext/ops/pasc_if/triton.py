@@ -46,8 +46,8 @@ def _launch(
     reference: Tensor | None = None,
     ties: Tensor | None = None,
 ) -> Tensor:
-    by, window = divisor(threshold, x_seq, levels), x_seq.shape[0]
-    neurons, step_stride = x_seq[0].numel(), x_seq.stride(0)
+    window, step = x_seq.shape[0], x_seq[0]
+    by, neurons, step_stride = divisor(threshold, step, levels, window), step.numel(), x_seq.stride(0)
     largest = by.value if reference is None or by.channels == 1 else torch.linalg.vector_norm(by.value, torch.inf)
     if neurons:
         with torch.cuda.device_of(x_seq):
@@ -62,7 +62,7 @@ def _launch(
 
 
 def _activation(z: Tensor, threshold: Tensor, levels: int, out: Tensor, counts: Tensor | None) -> None:
-    by = divisor(threshold, z.unsqueeze(0), levels)
+    by = divisor(threshold, z, levels)
     neurons = z.numel()
     if neurons:
         with torch.cuda.device_of(z):
@@ -74,7 +74,7 @@ def _activation(z: Tensor, threshold: Tensor, levels: int, out: Tensor, counts: 
 
 
 def _gradient(grad: Tensor, z: Tensor, threshold: Tensor, levels: int, out: Tensor, slopes: Tensor | None) -> None:
-    by = divisor(threshold, z.unsqueeze(0), levels)
+    by = divisor(threshold, z, levels)
     neurons = z.numel()
     if neurons:
         with torch.cuda.device_of(z):
