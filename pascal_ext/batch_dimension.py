@@ -7,15 +7,8 @@ import operator
 from torch import Tensor, fx
 
 from pascal_ext.branches import as_traced
-from pascal_ext.operations import (
-    Kind,
-    asked_size,
-    describe,
-    dims_of,
-    name_of,
-    padded_dims,
-    shape_argument,
-)
+from pascal_ext.kinds import Kind
+from pascal_ext.operations import asked_size, describe, dims_of, name_of, padded_dims, shape_argument
 from pascal_ext.ops import timefold
 from pascal_ext.signals import Signal
 from pascal_ext.wires import Wires

@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pascal_ext.kinds import Kind, kind_of
 from pascal_ext.observers import has_hooks
-from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
 
 _kept: WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Tensor]]] = WeakKeyDictionary()

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from pascal_ext.branches import as_traced
 from pascal_ext.errors import SerializationError
 from pascal_ext.folding import call_scaled
-from pascal_ext.operations import is_torch_function
+from pascal_ext.kinds import is_torch_function
 from pascal_ext.ops import timefold
 
 _TIMEFOLD = (

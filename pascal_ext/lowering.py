@@ -20,15 +20,14 @@ from pascal_ext.batch_dimension import BatchDimension
 from pascal_ext.branches import must_stay
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.folding import call_scaled
+from pascal_ext.kinds import Kind, kind_of
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import (
-    Kind,
     argument,
     describe,
     dims_of,
     is_first_argument,
     is_flatten,
-    kind_of,
     name_of,
     padded_dims,
     pooled_dims,

@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.branches import must_stay
 from pascal_ext.folding import call_normed
+from pascal_ext.kinds import Kind, kind_of
 from pascal_ext.observers import unobserved
-from pascal_ext.operations import Kind, kind_of
 from pascal_ext.ops import timefold
 
 

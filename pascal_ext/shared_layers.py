@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.branches import must_stay
 from pascal_ext.counting import neuron_calls
-from pascal_ext.operations import Kind, kind_of
+from pascal_ext.kinds import Kind, kind_of
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import Reference, train_of
 from pascal_ext.ops.thresholds import accumulation_dtype

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cost_model", "errors", "observers", "plan", "extras"},
     {"data", "distributed", "histogram", "image_tree", "operations", "ops"},
-    {"branches", "functional"},
+    {"branches", "functional", "kinds"},
     {"neuron", "qcfs"},
     {
         "activations",
