@@ -91,6 +91,7 @@ class SpikingNetwork(nn.Module):
         self.eval()
 
     def _compile(self) -> None:
+        chunking.keep_freed_memory()
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
         self._run_counts = _function(counts)
         self._run_references = _function(reference_graph(counts, self))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +168,30 @@ def test_outputs_without_samples_are_refused() -> None:
     snn.chunk = 3
     with pytest.raises(InvalidArgumentError, match="chunk=3, but an output has the shape"):
         snn(x)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_layers_find_the_memory_that_others_have_freed() -> None:
+    """In a process of its own, since what its heap has seen before decides."""
+    code = f"""
+import sys; sys.path[:0] = {[str(Path(__file__).parent.parent)]!r}
+import resource, torch
+from pascal_ext.chunking import keep_freed_memory
+
+def new_pages():
+    layers = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        layers = [torch.ones(1 << 21) for _ in range(4)]
+        del layers
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+without = new_pages()
+keep_freed_memory()
+print(without, new_pages())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    without, kept = map(int, done.stdout.split())
+    if without < 1000:
+        pytest.skip("this heap keeps what is freed by itself")
+    assert kept < without / 10
