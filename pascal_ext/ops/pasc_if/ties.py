@@ -17,7 +17,7 @@ In float32 about one neuron in a million falls on the other side of its boundary
 one flipped spike flips others.
 
 Where torch may round the factors of float32 products to TF32, as convolutions on CUDA by default, λ/L · k and the
-spikes that stand for it are rounded apart before anything is added up: TF32_TIE = 64, of TF32's ε = 2⁻¹¹. Far more
+spikes that stand for it are rounded apart before anything is added up: TF32_TIE = 128, of TF32's ε = 2⁻¹¹. Far more
 neurons then fall on the other side than in float32.
 
 A count further away stands as simulated. In TF32 and half precisions, which know the currents to about a level only, m
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 TIE = 512.0
-TF32_TIE, TF32_EPSILON = 64.0, 2.0**-11
+TF32_TIE, TF32_EPSILON = 128.0, 2.0**-11
 COARSE = 1e-4  # a dtype of a larger ε knows currents to about a level only
 
 
