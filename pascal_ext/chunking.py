@@ -25,7 +25,8 @@ AUTO = "auto"
 CACHE = 2 << 20  # bytes, of which there may be two: what a layer reads and what it writes
 FRESH = 32 << 20  # bytes; larger tensors get new memory from the system every time (glibc's DEFAULT_MMAP_THRESHOLD_MAX)
 CALL = 400 << 10  # bytes that move while a layer is called
-IMAGES = 16  # torch on one thread hands 1×1 convolutions of fewer images to a slower routine
+IMAGES = 16  # torch on one thread multiplies 1×1 convolutions of fewer images one by one,
+PIXELS = 16  # which is slow where an image has fewer of these
 _SHAPED = ("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
@@ -70,17 +71,20 @@ def divisible(graph: fx.Graph) -> bool:
     )
 
 
-def samples_at_a_time(trains: Sequence[int], convolutions: Sequence[Any], levels: float, batch: int) -> int:
+def samples_at_a_time(
+    trains: Sequence[int], pixels: int, convolutions: Sequence[Any], levels: float, batch: int
+) -> int:
     """How many of ``batch`` samples to simulate at a time.
 
     Args:
         trains: the bytes of each layer's spikes for one sample.
+        pixels: of the smallest feature map.
         convolutions: the network's.
         levels: their mean.
         batch: number of samples.
     """
     kernels = sum(layer.weight.nbytes for layer in convolutions)
-    return size_for_cache(trains, kernels, batch, least_samples(convolutions, levels))
+    return size_for_cache(trains, kernels, batch, least_samples(convolutions, pixels, levels))
 
 
 def size_for_cache(trains: Sequence[int], kernels: int, batch: int, least: int = 1) -> int:
@@ -99,10 +103,16 @@ def size_for_cache(trains: Sequence[int], kernels: int, batch: int, least: int =
     return min(batch, max(least, -(-batch // pieces)))
 
 
-def least_samples(convolutions: Iterable[Any], levels: float) -> int:
-    """How many samples make the :data:`IMAGES` that 1×1 convolutions want, over that many timesteps; 1 without any."""
+def least_samples(convolutions: Iterable[Any], pixels: int, levels: float) -> int:
+    """How many samples make the :data:`IMAGES` that 1×1 convolutions want over that many timesteps.
+
+    Args:
+        convolutions: the network's; 1 sample is enough where none of them is 1×1.
+        pixels: of the smallest feature map; likewise where it has :data:`PIXELS`.
+        levels: the mean number of timesteps.
+    """
     pointwise = any(set(layer.kernel_size) == {1} and set(layer.stride) == {1} for layer in convolutions)
-    return math.ceil(IMAGES / levels) if pointwise else 1
+    return math.ceil(IMAGES / levels) if pointwise and pixels < PIXELS else 1
 
 
 def split(inputs: Any, size: int, dim: int) -> Iterator[Any]:

@@ -169,7 +169,9 @@ class SpikingNetwork(nn.Module):
                 if not (continues and name in self._first_neurons)  # their largest tensors are not made
             ]
             convolutions = [module for module in self.modules() if isinstance(module, _ConvNd)]
-            self._sizes[key] = chunking.samples_at_a_time(trains, convolutions, self.plan.mean_levels, batch)
+            pixels = min((layer.counts[0, 0].numel() for layer in known if layer.counts.ndim > 2), default=0)
+            levels = self.plan.mean_levels
+            self._sizes[key] = chunking.samples_at_a_time(trains, pixels, convolutions, levels, batch)
         return self._sizes[key]
 
     def _is_noticed(self) -> bool:

@@ -155,8 +155,9 @@ def test_what_a_piece_costs_decides() -> None:
     assert chunking.size_for_cache([100 * mib] * 20, 0, 32) == 1, "one sample at least"
     assert chunking.size_for_cache([mib] * 20, 0, 1) == 1
     plain, strided, pointwise = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(3, 4, 1)
-    assert chunking.least_samples([plain, strided], 4) == 1
-    assert chunking.least_samples([plain, pointwise], 3) == 6
+    assert chunking.least_samples([plain, strided], 9, 4) == 1
+    assert chunking.least_samples([plain, pointwise], 9, 3) == 6
+    assert chunking.least_samples([plain, pointwise], 16, 3) == 1
 
 
 def test_outputs_without_samples_are_refused() -> None:

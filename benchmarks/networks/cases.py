@@ -72,6 +72,7 @@ CASES = {
     "resnet18-96": Case("torchvision.resnet18", 96, 16),
     "resnet18-224": Case("torchvision.resnet18", 224, 8),
     "vgg11-224": Case("torchvision.vgg11_bn", 224, 4),
+    "mobilenet-224": Case("torchvision.mobilenet_v2", 224, 8),
     "resnet20-32": Case("resnet20", 32, 50),
     "resnet20-32-L8": Case("resnet20", 32, 50, levels=8),
     "resnet20-32-L16": Case("resnet20", 32, 50, levels=16),
