@@ -35,9 +35,9 @@ def keep_freed_memory() -> None:
     """Let the C library keep what layers free for the layers that follow, where it is glibc.
 
     It gives the free end of its heap back to the system once that is twice as large as the largest block which it ever
-    got from there by itself and freed (``mallopt(3)``, M_MMAP_THRESHOLD). In a process that knows small blocks only,
-    every layer of a spiking network then touches new pages, which took a tenth of a ResNet-18's time. One block just
-    below :data:`FRESH`, which is never touched, is enough for 64 MiB to be kept.
+    got from there by itself and freed (``mallopt(3)``, M_MMAP_THRESHOLD). In a process that knows smaller blocks only,
+    every layer of a spiking network then touches new pages, and so do its convolutions inside. One block just below
+    :data:`FRESH`, which is never touched, is enough for 64 MiB to be kept.
     """
     torch.empty(FRESH - (1 << 16), dtype=torch.uint8, device="cpu")
 
