@@ -91,7 +91,6 @@ class SpikingNetwork(nn.Module):
         self.eval()
 
     def _compile(self) -> None:
-        chunking.keep_freed_memory()
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
         self._run_counts = _function(counts)
         self._run_references = _function(reference_graph(counts, self))
@@ -155,6 +154,7 @@ class SpikingNetwork(nn.Module):
 
     def _piece(self, batch: int, means: Any, references: tuple[Reference, ...] | None, continues: bool) -> int:
         """How many samples are simulated at a time, where no one notices."""
+        chunking.keep_freed_memory()
         if self._chunk != chunking.AUTO or batch == 1 or not self._divisible:
             return batch
         leaves = [x for x in pytree.tree_leaves(means) if isinstance(x, Tensor)]
