@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +117,11 @@ def read(source: Source, root: Path, split: str, *, limit: int | None = None) ->
     return _decoded(tree)
 
 
+def length(images: Dataset[Any]) -> int:
+    """The number of images of what :func:`read` returns; torch's ``Dataset`` promises none."""
+    return len(cast(Sized, images))
+
+
 def evenly(size: int, limit: int | None) -> list[int]:
     """The positions of ``limit`` images, evenly spaced over ``size``; all, where there is no limit or so few."""
     if limit is None or limit >= size:
@@ -128,7 +133,7 @@ def loader(
     source: Source, data: Dataset[Any], batch_size: int, *, limit: int | None = None, workers: int = 0
 ) -> DataLoader[Any]:
     """Normalised float32 batches in order; of ``limit`` images evenly spaced over the classes, where one is given."""
-    size = len(data)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
+    size = length(data)
     if limit is not None and limit < size:
         data = Subset(data, evenly(size, limit))
 

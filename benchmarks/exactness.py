@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import rows
-from benchmarks.data import SOURCES, read
+from benchmarks.data import SOURCES, length, read
 from benchmarks.models.checkpoints import load_relu
 from pascal_ext import SpikingNetwork, convert, verify
 from pascal_ext.data import split_batch
@@ -112,7 +112,7 @@ def show(done: list[dict[str, Any]]) -> None:
 def draw_batches(source: str, data: Path, split: str, count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``count`` images drawn at random with seed 0, normalised."""
     dataset = read(SOURCES[source], data, split)
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]  # type: ignore[arg-type]  # no length promised
+    order = torch.randperm(length(dataset), generator=torch.Generator().manual_seed(0))[:count]
     batches = []
     for start in range(0, count, size):
         pairs = [dataset[int(index)] for index in order[start : start + size]]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.data.distributed import DistributedSampler
 
-from benchmarks.data import Batch, Source, evenly, stacked
+from benchmarks.data import Batch, Source, evenly, length, stacked
 from benchmarks.lightning_cpu import L
 from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
@@ -96,7 +96,7 @@ def estimate_batch_norms(model: nn.Module, source: Source, images: Dataset[Any],
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
-    chosen = torch.tensor(evenly(len(images), count))  # type: ignore[arg-type]  # no length promised
+    chosen = torch.tensor(evenly(length(images), count))
     order = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]
     model.eval()
     for norm in norms:
@@ -260,8 +260,9 @@ class FineTuning(L.LightningModule):
         return self.source.normalise(images).to(memory_format=self.memory_format)
 
 
-def _formatted(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
-    return model.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
+def _formatted(model: Any, memory_format: torch.memory_format) -> nn.Module:
+    found: nn.Module = model.to(memory_format=memory_format)  # which torch's stub of Module.to lacks
+    return found
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def train(
         **dataclasses.asdict(run),
         "dataset": source.title,
         "plan": {name: layer.levels for name, layer in layers.items()},
-        "test_images": len(images.test),  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
+        "test_images": data.length(images.test),
         "accuracy": accuracy(student.to(device), test),
         "relu_accuracy": accuracy(relu.to(device), test) if run.weights is not None else None,
         "processes": lightning.world_size,

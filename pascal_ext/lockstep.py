@@ -42,7 +42,8 @@ class Lockstep:
 
     def inputs(self, node: fx.Node) -> list[Any]:
         """What ``node`` reads as its first argument, for each batch."""
-        return [values[node.args[0]] for values in self.values]  # type: ignore[index]  # an fx.Node, here
+        source: Any = node.args[0]  # an fx.Node, here
+        return [values[source] for values in self.values]
 
     def run(self, node: fx.Node) -> None:
         """Run ``node``, which comes next, on all batches."""

@@ -49,7 +49,7 @@ def unregister() -> None:
 
 def _with_pascal(stock_init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(stock_init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807  # it is the class's
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
         # another patch may hold on to this function after unregister(): then it only passes calls on
         registered = _stock_init is stock_init
         if registered and HAS_RECIPES and _is_mode(kwargs.get("recipe", args[0] if args else None)):
@@ -59,7 +59,7 @@ def _with_pascal(stock_init: Callable[..., None]) -> Callable[..., None]:
         else:
             stock_init(self, *args, **kwargs)
 
-    return __init__
+    return init
 
 
 def _is_mode(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import shlex
@@ -201,15 +202,14 @@ def report(
         typer.echo(f"{len(found)} rows: {output / 'report.html'}")
 
 
-class _errors:  # noqa: N801  # reads as a statement
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
     """An error of this project is one line and exit status 1, not a traceback."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PascalError):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+    try:
+        yield
+    except PascalError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -161,7 +161,7 @@ def images(suite: Suite, layout: Layout, root: Path, weights: Path, checkpoints:
     if on_cpu:
         relu, networks = fast(relu), {name: fast(network) for name, network in networks.items()}
     train, test = data.read(source, root, "train", limit=suite.calibration), data.read(source, root, "test")
-    size = len(test)  # type: ignore[arg-type]  # Dataset does not promise a length; these have one
+    size = data.length(test)
 
     def on_device(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images.to(layout.device), labels.to(layout.device)
@@ -185,7 +185,9 @@ def fingerprint(model: nn.Module) -> str:
 
 def fast(model: M) -> M:
     """``model`` itself, in the memory format in which CPUs convolve fastest."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
+    module: Any = model  # torch's stub of Module.to lacks memory_format
+    module.to(memory_format=torch.channels_last)
+    return model
 
 
 def with_plain_shortcuts(model: nn.Module) -> nn.Module:
@@ -197,9 +199,9 @@ def with_plain_shortcuts(model: nn.Module) -> nn.Module:
     for name, module in list(model.named_modules()):
         if isinstance(module, Shortcut):
             channels = module.channels
-            conv = nn.Conv2d(channels, channels + module.before + module.after, 1, stride=2, bias=False)
+            conv: Any = nn.Conv2d(channels, channels + module.before + module.after, 1, stride=2, bias=False)
             conv.weight.requires_grad_(False).zero_()
             conv.weight[module.before : module.before + channels, :, 0, 0] = torch.eye(channels)
-            conv.moves_only = True  # type: ignore[assignment]  # for benchmarks.compare.operations
+            conv.moves_only = True  # for benchmarks.compare.operations
             model.set_submodule(name, conv)
     return model

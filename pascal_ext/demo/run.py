@@ -8,8 +8,9 @@ import functools
 import os
 import platform
 import sys
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -110,9 +111,10 @@ class _Run:
             Method("PASCAL, training-free", "converted", tuple(point for point, _ in converted)),
             Method("PASCAL, fine-tuned", "tuned", tuple(point for point, _ in tuned)),
         ]
+        train = cast(Sized, self.train_loader.dataset)  # torch's Dataset promises no length; this one has it
         return Report(
             title="Handwritten digits, from ReLU to spikes",
-            summary=text.summary(len(self.train_loader.dataset), len(self.measure.targets)),  # type: ignore[arg-type]  # no promised length
+            summary=text.summary(len(train), len(self.measure.targets)),
             samples=len(self.measure.targets),
             ann_accuracy=self.measure.ann_accuracy,
             methods=tuple(methods),

@@ -75,7 +75,8 @@ def network_effective_timesteps(network: nn.Module, levels: Mapping[str, int] | 
     if levels is None:
         if not isinstance(network, SpikingNetwork) and relu_layers(trace(network)):
             raise InvalidArgumentError("the network has ReLU-like activations, which have no levels: pass levels")
-        levels = {name: root.get_submodule(name).levels for name in neurons}  # type: ignore[misc]  # neurons have them
+        modules: dict[str, Any] = {name: root.get_submodule(name) for name in neurons}
+        levels = {name: module.levels for name, module in modules.items()}
     inputs = {name: _synapses(root, node.all_input_nodes) for name, node in neurons.items()}
     known = {name: count for name, count in inputs.items() if count is not None}
     if not known or len(known) < len(inputs):
