@@ -15,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from benchmarks.data import Batch, Source, evenly, length, stacked
 from benchmarks.lightning_cpu import L
+from benchmarks.models import in_format
 from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
 
@@ -173,7 +174,7 @@ class FineTuning(L.LightningModule):
         if (teacher is None) != (recipe.distillation == "none"):
             raise InvalidArgumentError("distillation and a teacher go together: give both or none")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.student: nn.Module = _formatted(student, self.memory_format)
+        self.student: nn.Module = in_format(student, self.memory_format)
         self.source, self.recipe, self.seed = source, recipe, seed
         self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
         self._objective = self.objective
@@ -199,7 +200,7 @@ class FineTuning(L.LightningModule):
 
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
-            _formatted(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
+            in_format(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
         self.floors = {name: floor.to(self.device) for name, floor in self.floors.items()}
         layers = qcfs_layers(self.student)
         self._thresholds = [layers[name].threshold for name in self.floors]
@@ -258,11 +259,6 @@ class FineTuning(L.LightningModule):
 
     def _inputs(self, images: Tensor) -> Tensor:
         return self.source.normalise(images).to(memory_format=self.memory_format)
-
-
-def _formatted(model: Any, memory_format: torch.memory_format) -> nn.Module:
-    found: nn.Module = model.to(memory_format=memory_format)  # which torch's stub of Module.to lacks
-    return found
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

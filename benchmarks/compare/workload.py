@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,7 @@ import pascal_ext
 from benchmarks import data
 from benchmarks.compare.conversions import Batches
 from benchmarks.compare.registry import Suite
+from benchmarks.models import M, in_format
 from benchmarks.models.checkpoints import load_published, load_qcfs, load_relu
 from benchmarks.models.cifar_resnet import Shortcut
 from benchmarks.timing import Device
@@ -25,7 +26,6 @@ from pascal_ext.demo.model import DigitsResNet
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
 
-M = TypeVar("M", bound=nn.Module)
 BATCH_ON_GPU = 500
 DIGITS_WIDTH, DIGITS_EPOCHS, DIGITS_TUNING, DIGITS_LEVELS = 8, 8, 4, 4
 
@@ -185,9 +185,7 @@ def fingerprint(model: nn.Module) -> str:
 
 def fast(model: M) -> M:
     """``model`` itself, in the memory format in which CPUs convolve fastest."""
-    module: Any = model  # torch's stub of Module.to lacks memory_format
-    module.to(memory_format=torch.channels_last)
-    return model
+    return in_format(model, torch.channels_last)
 
 
 def with_plain_shortcuts(model: nn.Module) -> nn.Module:

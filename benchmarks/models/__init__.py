@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from benchmarks import torchvision_cpu
 from benchmarks.models.cifar_resnet import resnet20, resnet56
 from benchmarks.models.published import resnet18, resnet20_projection, vgg16
 from pascal_ext.errors import InvalidArgumentError
+
+M = TypeVar("M", bound=nn.Module)
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "resnet20": resnet20,
@@ -18,6 +22,13 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": resnet18,
     "vgg16": vgg16,
 }
+
+
+def in_format(model: M, memory_format: torch.memory_format) -> M:
+    """``model`` itself, its weights in that memory format."""
+    module: Any = model  # torch's stub of Module.to lacks memory_format
+    module.to(memory_format=memory_format)
+    return model
 
 
 def build(name: str, classes: int) -> nn.Module:
