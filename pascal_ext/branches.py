@@ -6,8 +6,10 @@ for this batch, and the graph has guards, which refuse inputs whose shapes would
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,6 +78,30 @@ def _as_if_not_tracing() -> contextlib.AbstractContextManager[None]:
     revert = getattr(torch.fx._symbolic_trace, "_maybe_revert_all_patches", contextlib.nullcontext)
     context: contextlib.AbstractContextManager[None] = revert()
     return context
+
+
+@contextlib.contextmanager
+def symbolic_len() -> Iterator[None]:
+    """Within the context ``len(x)`` of a proxy is ``x.size(0)``, and that of its shape ``x.dim()``.
+
+    Python's own insists on an integer, so a proxy's ``__len__`` could not give a symbol.
+    """
+    real = builtins.len
+
+    def symbolic(value: Any, /) -> Any:
+        if not isinstance(value, fx.Proxy):
+            return real(value)
+        node = value.node
+        is_shape = name_of(node) == "size" and real(node.args) == 1 and not node.kwargs
+        if is_shape or (node.target is getattr and node.args[1] == "shape"):
+            return value.tracer.proxy(node.all_input_nodes[0]).dim()
+        return value.size(0)
+
+    builtins.len = symbolic
+    try:
+        yield
+    finally:
+        builtins.len = real
 
 
 def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:

@@ -15,6 +15,7 @@ from pascal_ext.errors import SerializationError
 from pascal_ext.folding import call_scaled
 from pascal_ext.kinds import is_torch_function
 from pascal_ext.ops import timefold
+from pascal_ext.outputs import Outputs, is_named_tuple, named_tuple
 
 _TIMEFOLD = (
     "unfold fold decode present align scale rate join_scales as_sequence only_step pick entry keep_batch keep_rows "
@@ -27,7 +28,9 @@ _OWN: dict[str, Any] = {
     **{f"math:{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt")},  # of sizes
     "builtins:getattr": getattr,
     "torch:_assert": torch._assert,
+    "pascal_ext:Outputs": Outputs,
 }
+_NAMED_TUPLE = "namedtuple"
 _MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
 _ATOMS = (str, int, float, bool, type(None))
 
@@ -113,6 +116,8 @@ def function_name(function: Any) -> str:
         if function is own:
             return name
     plain = getattr(function, "__name__", "")
+    if is_named_tuple(function):
+        return ":".join((_NAMED_TUPLE, plain, *function._fields))
     for module in _MODULES:
         if getattr(importlib.import_module(module), plain, None) is function and is_torch_function(function):
             return f"{module}:{plain}"
@@ -126,6 +131,9 @@ def function_named(name: str) -> Any:
     if name in _OWN:
         return _OWN[name]
     module, _, plain = name.partition(":")
+    if module == _NAMED_TUPLE:
+        kind, *fields = plain.split(":")
+        return named_tuple(kind, tuple(fields))
     function = getattr(importlib.import_module(module), plain, None) if module in _MODULES else None
     if function is None or not is_torch_function(function):
         raise SerializationError(f"the file calls {name!r}, which is no tensor function that may be loaded")

@@ -36,6 +36,7 @@ from pascal_ext.operations import (
     shape_argument,
 )
 from pascal_ext.ops import timefold
+from pascal_ext.outputs import only_contains
 from pascal_ext.signals import Signal, joined
 
 _MIXES = "it works across dimension 0, so samples, or timesteps, would mix"
@@ -86,16 +87,21 @@ class Lowering(BatchDimension):
                 self.signals[node] = Signal(elastic=True)
             elif node.op == "output":
                 self._output(node)
-            elif node.op != "get_attr":  # parameters and buffers have no time
+            elif node.op != "get_attr" and not only_contains(node):  # parameters and buffers have no time
                 self._lower(node)
         self.graph.eliminate_dead_code(is_impure_node=must_stay)
         self.graph.lint()
         return self.result
 
     def _output(self, node: fx.Node) -> None:
-        """Every output leaves as [T, N, ...]."""
-        self.result.latency = max((self.signals[source].ready for source in self._sources(node)), default=0)
+        """Every output leaves as [T, N, ...], in whatever container."""
+        self.result.latency = max(
+            [self.result.latency, *(self.signals[source].ready for source in self._sources(node))]
+        )
         for source in node.all_input_nodes:
+            if only_contains(source):
+                self._output(source)
+                continue
             folded = source in self.signals and not self.signals[source].loose
             value = self._materialise(source, node) if folded else source
             with self.graph.inserting_before(node):

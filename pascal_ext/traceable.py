@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +39,51 @@ def check_traceable(model: nn.Module) -> None:
     lazy = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
     if lazy:
         raise TracingError(f"{lazy} are not initialised yet; call the model on a batch first")
+
+
+def takes_any_keyword(model: nn.Module) -> bool:
+    """Whether ``forward`` has a ``**kwargs``."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def spell_out_parameters(model: nn.Module, keywords: Iterable[str]) -> nn.Module:
+    """Let ``forward`` have parameters that can be traced; returns ``model``.
+
+    Tracing reads parameters off the code of the class's ``forward``. That of a decorated one is the decorator's, one
+    that was put into the model itself is not seen, and a ``**kwargs`` would be one value that is no dictionary.
+
+    Args:
+        model: a model that no one else has.
+        keywords: what a ``**kwargs`` is given.
+
+    Raises:
+        TypeError: a keyword is no name.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = {parameter.kind for parameter in parameters}
+    is_plain = "forward" not in vars(model) and inspect.unwrap(type(model).forward) is type(model).forward
+    if inspect.Parameter.VAR_POSITIONAL in kinds or (is_plain and inspect.Parameter.VAR_KEYWORD not in kinds):
+        return model
+    positional: list[str] = []  # as they stand in the header
+    named: list[str] = []
+    passed: list[str] = []
+    for p in parameters:
+        if p.kind is p.VAR_KEYWORD:
+            names = [name for name in keywords if all(name != other.name for other in parameters)]
+            if not all(name.isidentifier() for name in names):
+                raise TypeError(f"forward() is given {names}, not all of which are names")
+            named += names
+            passed += [f"{name}={name}" for name in names]
+        else:
+            part = named if p.kind is p.KEYWORD_ONLY else positional
+            part.append(p.name if p.default is p.empty else f"{p.name}=defaults[{p.name!r}]")
+            passed.append(p.name if p.kind is p.POSITIONAL_ONLY else f"{p.name}={p.name}")
+    header = ["self", *positional, *(["*", *named] if named else [])]
+    scope: dict[str, Any] = {"forward": model.forward, "defaults": {p.name: p.default for p in parameters}}
+    exec(f"def spelled_out({', '.join(header)}): return forward({', '.join(passed)})", scope)  # of names alone
+    model.__class__ = type(type(model).__name__, (type(model),), {"forward": scope["spelled_out"]})
+    return model
 
 
 def place(error: Exception) -> str:

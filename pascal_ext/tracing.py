@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from pascal_ext.branches import Example, as_traced, is_number
+from pascal_ext.branches import Example, as_traced, is_number, symbolic_len
 from pascal_ext.call_sites import dropouts_to_modules, name_call_sites
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
 from pascal_ext.inplace import remove_inplace
 from pascal_ext.operations import source_line
+from pascal_ext.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.traceable import check_traceable, place, unwrapped
+from pascal_ext.traceable import check_traceable, place, spell_out_parameters, takes_any_keyword, unwrapped
 
 Number = TypeVar("Number", int, float)
 _NEEDS_DATA = (
@@ -81,6 +82,13 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        """A dataclass, of whatever class, becomes :class:`Outputs`."""
+        fields = fields_of(a)
+        if fields is None:
+            return super().create_arg(a)
+        return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
 
@@ -109,14 +117,16 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     """
     source = model = unwrapped(model)
     check_traceable(model)
+    batch = first_batch(data, source) if takes_any_keyword(source) else None
+    keywords = () if batch is None else tuple(batch.kwargs)
     try:
-        graph, model, fixed = _symbolic(source, None)
+        graph, model, fixed = _symbolic(source, None, keywords)
     except Exception as error:
         batch = first_batch(data, source)
         if batch is None:
             raise TracingError(_failed(source, error) + _NEEDS_DATA) from error
         try:
-            graph, model, fixed = _symbolic(source, batch)
+            graph, model, fixed = _symbolic(source, batch, tuple(batch.kwargs))
         except Exception as second:
             raise TracingError(_failed(source, second)) from second
     _keep_source_lines(source, graph)
@@ -137,13 +147,19 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     return traced
 
 
-def _symbolic(model: nn.Module, batch: Batch | None) -> tuple[fx.Graph, nn.Module, dict[str, Any]]:
-    """The graph of a copy of ``model`` in evaluation mode, that copy, and the fixed parameters of ``forward``."""
-    model = copy.deepcopy(model).eval()
+def _symbolic(
+    model: nn.Module, batch: Batch | None, keywords: tuple[str, ...]
+) -> tuple[fx.Graph, nn.Module, dict[str, Any]]:
+    """The graph of a copy of ``model`` in evaluation mode, that copy, and the fixed parameters of ``forward``.
+
+    Where ``forward`` takes any keyword, it is given ``keywords`` and no others.
+    """
+    model = spell_out_parameters(copy.deepcopy(model).eval(), keywords)
     example = None if batch is None else Example(model, batch)
     given = {} if example is None else example.arguments
     fixed = {name: value for name, value in _defaults(model).items() if name not in given}
-    graph = _Tracer(example).trace(model, concrete_args=fixed or None)
+    with symbolic_len():
+        graph = _Tracer(example).trace(model, concrete_args=fixed or None)
     for node in graph.nodes:
         if node.target is as_traced and not node.args[2]:
             node.update_arg(2, source_line(node))

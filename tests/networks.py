@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +112,21 @@ def _asserting(m: Any, x: Tensor) -> Tensor:
 def _many_outputs(m: Any, x: Tensor) -> Any:
     y = relu(m.a(x))
     return {"logits": m.end(y), "features": (y, [x, y.mean((2, 3))])}
+
+
+class _Heads(NamedTuple):
+    logits: Tensor
+    features: Any
+
+
+def _named_outputs(m: Any, x: Tensor) -> _Heads:
+    y = relu(m.a(x))
+    return _Heads(m.end(y), _Heads(y.mean((2, 3)), [x]))
+
+
+def _lengths(m: Any, x: Tensor) -> Tensor:
+    y = relu(m.a(x))
+    return m.head(y.view(len(y), -1)) / len(y.shape) + len(x.size())
 
 
 def _unused_output(m: Any, x: Tensor) -> Any:
@@ -323,6 +338,7 @@ EXACT: dict[str, Case] = {
     "stack, then maximum": net(lambda m, x: torch.stack([relu(m.a(x)), relu(m.b(x))], 1).amax(1), **branches()),
     # shapes
     "flatten": net(lambda m, x: m.head(torch.flatten(relu(m.a(x)), 1)), **_flat),
+    "len": net(_lengths, **_flat),
     "flatten module": net(
         lambda m, x: m.head(m.flat(m.pool(relu(m.a(x))))), pool=nn.MaxPool2d(1), flat=nn.Flatten(), **_flat
     ),
@@ -427,6 +443,7 @@ EXACT: dict[str, Case] = {
     "two inputs": Case(Pair(lambda m, x, y: m.end(relu(m.a(x)) + relu(m.b(y))), **branches()), [(3, 6, 6), (3, 6, 6)]),
     "nested inputs": Case(Net(_nested_inputs, **branches()), [{"x": (3, 6, 6), "pair": [(3, 6, 6), (3, 6, 6)]}]),
     "many outputs": net(_many_outputs, **branches()),
+    "named outputs": net(_named_outputs, **branches()),
     "assertions": net(_asserting, **branches()),
     "a sequence as output": net(_unused_output, **branches()),
 }
