@@ -59,7 +59,7 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self, example: Example | None) -> None:
+    def __init__(self, example: Example | None = None) -> None:  # pickle makes one without
         super().__init__()
         self._example = example
 
@@ -161,6 +161,8 @@ def _symbolic(
     with symbolic_len():
         graph = _Tracer(example).trace(model, concrete_args=fixed or None)
     for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = None  # an annotation under ``from __future__ import annotations``, which could not be pickled
         if node.target is as_traced and not node.args[2]:
             node.update_arg(2, source_line(node))
         elif node.op == "placeholder" and node.target in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pascal_ext import replace_activations
+from pascal_ext import convert, replace_activations
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import TracingError
 from pascal_ext.tracing import trace
-from tests.cases import Net, assert_close
+from tests.cases import Net, assert_close, quantised
 from tests.networks import EXACT
 
 
@@ -24,6 +25,22 @@ def test_a_traced_network_computes_the_same(name: str) -> None:
     with torch.no_grad():
         expected = model(*[x.clone() if isinstance(x, Tensor) else x for x in data])
         assert_close(trace(model)(*data), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in EXACT if name != "weight norm"])  # which torch itself refuses
+def test_a_quantised_network_can_be_pickled(name: str) -> None:
+    """As torch.save and processes that are spawned do it; this file's annotations are strings, as many are."""
+    case = EXACT[name]
+    data = case.data()
+    qcfs = quantised(case.build(), data)
+    again = pickle.loads(pickle.dumps(qcfs))
+    assert {n: layer.levels for n, layer in qcfs_layers(again).items()} == {
+        n: layer.levels for n, layer in qcfs_layers(qcfs).items()
+    }
+    with torch.no_grad():
+        expected = qcfs(*data)
+        assert_close(again(*data), expected)
+        assert_close(convert(again)(*data), expected)
 
 
 class Block(nn.Module):
