@@ -4,7 +4,7 @@
 
 For each number of levels and each way to calibrate: the accuracy of the spiking network (in its "counts" execution,
 whose answers are those of the spikes, see ``benchmarks.exactness``), that of the ReLU network, and the time that
-``convert`` took, calibration included. One row for each is appended to ``results/calibration.jsonl``; rows that are
+calibration and conversion took. One row for each is appended to ``results/calibration.jsonl``; rows that are
 there already are not run again, so an interrupted run resumes.
 """
 
@@ -23,7 +23,7 @@ from benchmarks import rows
 from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
-from pascal_ext import convert
+from pascal_ext import convert, reconstruct
 
 RESULTS = rows.RESULTS / "calibration.jsonl"
 
@@ -34,6 +34,7 @@ CASES: dict[str, Mapping[str, Any]] = {
     "means": {"correct": "bias"},
     "means, per channel": {"correct": "bias", "per_channel": "auto"},
 }
+RECONSTRUCTED = "reconstructed"
 
 
 def main(
@@ -42,7 +43,7 @@ def main(
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
     levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [4, 8, 16, 32],
-    case: Annotated[list[str], typer.Option(help="ways to calibrate, may be repeated")] = list(CASES),
+    case: Annotated[list[str], typer.Option(help="ways to calibrate, may be repeated")] = [*CASES, RECONSTRUCTED],
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
     calibration: Annotated[int, typer.Option(help="training images for calibration")] = 1000,
     batch_size: Annotated[int, typer.Option()] = 100,
@@ -62,7 +63,11 @@ def main(
                 continue
             relu = accuracy(ann, test) if relu is None else relu
             wall, cpu = time.perf_counter(), time.process_time()
-            snn = convert(ann, train, count, execution="counts", calibration=CASES[name], progress=False)
+            if name == RECONSTRUCTED:
+                qcfs = reconstruct(ann, train, count, augment=SOURCES[source].augment, progress=False)
+                snn = convert(qcfs, execution="counts")
+            else:
+                snn = convert(ann, train, count, execution="counts", calibration=CASES[name], progress=False)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             row = {
                 **key,
@@ -81,7 +86,7 @@ def main(
 def show(done: list[dict[str, Any]]) -> None:
     """Print the rows as a table."""
     table = Table(title="Accuracy after calibration without training", title_justify="left")
-    for column in ("model, data", "L", "calibration", "accuracy", "below ReLU", "CPU seconds"):
+    for column in ("model, data", "L", "calibration", "accuracy", "below ReLU", "seconds", "CPU seconds"):
         table.add_column(column, justify="left" if column in ("model, data", "calibration") else "right")
     for row in done:
         table.add_row(
@@ -90,6 +95,7 @@ def show(done: list[dict[str, Any]]) -> None:
             row["case"],
             f"{row['accuracy_snn']:.2f}",
             f"{row['accuracy_relu'] - row['accuracy_snn']:.2f}",
+            f"{row['seconds']:.1f}",
             f"{row['cpu_seconds']:.1f}",
         )
     Console().print(table)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pascal_ext.neuron import PascIF
     from pascal_ext.plan import LevelPlan
     from pascal_ext.qcfs import QCFS
+    from pascal_ext.reconstruction import reconstruct
     from pascal_ext.verification import verify
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "functional",
     "load",
     "pareto",
+    "reconstruct",
     "register",
     "replace_activations",
     "save",
@@ -59,6 +61,7 @@ _HOMES = {
     "convert": "conversion",
     "load": "io",
     "pareto": "allocation.planning",
+    "reconstruct": "reconstruction",
     "register": "adapters.spikingjelly.registration",
     "replace_activations": "activations",
     "save": "io",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cost_model", "errors", "observers", "plan", "extras"},
     {"data", "distributed", "histogram", "image_tree", "operations", "ops"},
-    {"branches", "functional", "kinds"},
+    {"branches", "functional", "kinds", "outputs"},
     {"neuron", "qcfs"},
     {
         "activations",
@@ -28,6 +28,7 @@ LAYERS = (
         "correction",
         "inplace",
         "lockstep",
+        "reconstruction",
         "traceable",
         "tracing",
     },

@@ -12,8 +12,8 @@ import pascal_ext
 
 PUBLIC = {
     "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "al_metric", "allocate", "calibrate", "convert",
-    "energy", "errors", "functional", "load", "pareto", "register", "replace_activations", "save", "set_levels",
-    "unregister", "verify",
+    "energy", "errors", "functional", "load", "pareto", "reconstruct", "register", "replace_activations", "save",
+    "set_levels", "unregister", "verify",
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def test_dir_lists_the_public_names_and_others_are_attribute_errors() -> None:
         ("calibrate", ["model", "dataloader"]),
         ("convert", ["model", "dataloader", "levels"]),
         ("pareto", ["model", "dataloader", "strategy"]),
+        ("reconstruct", ["model", "dataloader", "levels"]),
         ("verify", ["ann", "snn", "dataloader"]),
         ("save", ["snn", "path"]),
         ("load", ["path"]),
