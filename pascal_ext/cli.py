@@ -145,6 +145,32 @@ def allocate(
 
 
 @app.command()
+def reconstruct(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the weights, .safetensors.")],
+    data: Annotated[str, typer.Option(help="See convert; some hundred images of all kinds, without labels.")],
+    weights: WeightsOption = None,
+    levels: Annotated[str, typer.Option(help="Levels of every layer, or the JSON file of a plan.")] = "8",
+    steps: Annotated[int, typer.Option(min=1, help="Steps, each of 64 images.")] = 400,
+    batch_size: BatchSizeOption = 64,
+    limit: LimitOption = 1000,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Adjust the weights of a ReLU MODEL to so many levels, for convert --weights FILE --qcfs LEVELS."""
+    import pascal_ext
+    from pascal_ext.specs import parse_levels, save_weights
+
+    wanted = parse_levels(levels)
+    if isinstance(wanted, str):
+        raise InvalidArgumentError(f"give a number of levels, or the plan that allocate wrote, not {wanted!r}")
+    loader = _data(data, batch_size, limit, image_size, mean, std)
+    save_weights(pascal_ext.reconstruct(_model(model, weights, None), loader, wanted, steps=steps), output)
+    Console().print(f"{output}: use it as --weights {output} --qcfs {levels}", markup=False, highlight=False)
+
+
+@app.command()
 def verify(
     model: ModelArgument,
     network: Annotated[Path, typer.Argument(help="The spiking network that convert saved.", dir_okay=False)],

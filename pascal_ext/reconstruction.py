@@ -32,7 +32,6 @@ from pascal_ext.tracing import trace
 
 WARM_UP = 0.1  # of the steps, in which the rate rises; then it falls to zero along a cosine
 CLIP = 1.0  # largest norm of the gradient
-SHARE = 0.4  # of the rate, for thresholds and bias currents
 EVALUATED = 250  # samples at a time, where all of them are evaluated
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -161,13 +160,10 @@ def _share(step: int, steps: int) -> float:
 def _groups(student: nn.Module, rate: float) -> list[dict[str, Any]]:
     """Each parameter with its own learning rate; a bias current, which may be zero, goes by its layer's threshold."""
     thresholds = {f"{name}{SUFFIX}": layer.threshold for name, layer in qcfs_layers(student).items()}
-    own = {id(threshold) for threshold in thresholds.values()}
-    groups = []
-    for name, parameter in student.named_parameters():
-        share = SHARE if name in thresholds or id(parameter) in own else 1.0
-        size = thresholds.get(name, parameter).detach().square().mean().sqrt().item()
-        groups.append({"params": [parameter], "lr": rate * share * size})
-    return groups
+    return [
+        {"params": [parameter], "lr": rate * thresholds.get(name, parameter).detach().square().mean().sqrt().item()}
+        for name, parameter in student.named_parameters()
+    ]
 
 
 class _Objective:

@@ -72,6 +72,13 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
     return model.eval()
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the state dict of ``model`` as :func:`load_model` reads it, ``.safetensors``."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}, path)
+
+
 def _read_weights(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InvalidArgumentError(f"there is no file of weights {str(path)!r}")

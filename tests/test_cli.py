@@ -133,6 +133,20 @@ def test_a_plan_is_written_for_convert(project: Path, capsys: pytest.CaptureFixt
     assert pascal_ext.load("snn.safetensors").plan == plan
 
 
+def test_reconstructed_weights_are_what_convert_takes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--data", "its_own:data", "--levels", "3", "--steps", "4", "--output", "weights.safetensors")
+    assert run("reconstruct", "its_own:model", *arguments) == 0
+    assert "--weights weights.safetensors --qcfs 3" in capsys.readouterr().out
+    weights = ("--weights", "weights.safetensors", "--qcfs", "3")
+    assert run("convert", "its_own:model", *weights, "--output", "snn.safetensors") == 0
+    assert run("verify", "its_own:model", "snn.safetensors", "--data", "its_own:data", *weights) == 0
+    loader = specs.load_data("its_own:data")
+    expected = pascal_ext.reconstruct(own_model(), loader, 3, steps=4, progress=False)
+    assert pascal_ext.verify(expected, pascal_ext.load("snn.safetensors"), loader, progress=False).exact
+    assert run("reconstruct", "its_own:model", *arguments, "--levels", "auto") == 2
+    assert "the plan that allocate wrote" in capsys.readouterr().err
+
+
 def test_levels_are_chosen_while_converting(project: Path) -> None:
     arguments = ("--data", "its_own:data", "--levels", "auto", "--output", "snn.safetensors")
     assert run("convert", "its_own:model", *arguments) == 0
@@ -204,4 +218,4 @@ def test_reports_need_what_they_compare_with(project: Path, capsys: pytest.Captu
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("demo", "convert", "allocate", "verify", "report"))
+    assert all(command in shown for command in ("demo", "convert", "allocate", "reconstruct", "verify", "report"))
