@@ -47,6 +47,7 @@ def main(
     images: Annotated[int, typer.Option(help="test images")] = 10_000,
     calibration: Annotated[int, typer.Option(help="training images for calibration")] = 1000,
     batch_size: Annotated[int, typer.Option()] = 100,
+    seed: Annotated[int, typer.Option(help="of a reconstruction")] = 0,
     output: Annotated[Path, typer.Option(help="file of result rows")] = RESULTS,
 ) -> None:
     """Convert at each number of levels in each way, measure the accuracy, append a row, and print the table."""
@@ -59,12 +60,13 @@ def main(
         for name in case:
             key = {"model": model, "data": SOURCES[source].title, "levels": count, "case": name, "images": images}
             key |= {"calibration": calibration, "batch_size": batch_size}
+            key |= {"seed": seed} if name == RECONSTRUCTED else {}
             if any(all(row.get(name) == value for name, value in key.items()) for row in done):
                 continue
             relu = accuracy(ann, test) if relu is None else relu
             wall, cpu = time.perf_counter(), time.process_time()
             if name == RECONSTRUCTED:
-                qcfs = reconstruct(ann, train, count, augment=SOURCES[source].augment, progress=False)
+                qcfs = reconstruct(ann, train, count, augment=SOURCES[source].augment, seed=seed, progress=False)
                 snn = convert(qcfs, execution="counts")
             else:
                 snn = convert(ann, train, count, execution="counts", calibration=CASES[name], progress=False)

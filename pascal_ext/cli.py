@@ -151,7 +151,7 @@ def reconstruct(
     data: Annotated[str, typer.Option(help="See convert; some hundred images of all kinds, without labels.")],
     weights: WeightsOption = None,
     levels: Annotated[str, typer.Option(help="Levels of every layer, or the JSON file of a plan.")] = "8",
-    steps: Annotated[int, typer.Option(min=1, help="Steps, each of 64 images.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Steps, each of 64 images.")] = 320,
     batch_size: BatchSizeOption = 64,
     limit: LimitOption = 1000,
     image_size: ImageSizeOption = None,

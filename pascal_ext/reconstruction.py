@@ -41,7 +41,7 @@ def reconstruct(
     dataloader: Iterable[Any],
     levels: Levels = DEFAULT_LEVELS,
     *,
-    steps: int = 400,
+    steps: int = 320,
     batch_size: int = 64,
     rate: float = 0.01,
     augment: Callable[[Tensor], Tensor] | None = None,
