@@ -95,6 +95,8 @@ def symbolic_len() -> Iterator[None]:
         is_shape = name_of(node) == "size" and real(node.args) == 1 and not node.kwargs
         if is_shape or (node.target is getattr and node.args[1] == "shape"):
             return value.tracer.proxy(node.all_input_nodes[0]).dim()
+        if is_number(node):
+            raise TypeError("len() of a part of a shape")
         return value.size(0)
 
     builtins.len = symbolic

@@ -188,6 +188,11 @@ def test_without_data_there_are_no_shapes(data: list[Tensor]) -> None:
     assert len(list(loader)) == len(data)
 
 
+def test_len_of_a_part_of_a_shape_is_refused(data: list[Tensor]) -> None:
+    with pytest.raises(TracingError, match=r"len\(\) of a part of a shape"):
+        convert(Net(lambda m, x: x.relu() * len(x.shape[2:])), data, progress=False)
+
+
 def test_models_without_branches_read_no_data() -> None:
     class Counting(list[Tensor]):
         reads = 0
