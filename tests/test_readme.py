@@ -27,7 +27,7 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     images = torch.rand(16, 1, 8, 8)
     names = {"model": network(), "images": images, "loader": [(images, torch.zeros(16))]}
     code_blocks = blocks("README.md")
-    assert len(code_blocks) == 3
+    assert len(code_blocks) == 4
     for block in code_blocks:
         code = block if HAS_RECIPES else block.replace("converter.convert(model)", "converter(model)")
         exec(compile(code, "README.md", "exec"), names)
