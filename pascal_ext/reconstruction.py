@@ -212,8 +212,8 @@ class _Objective:
     def _values(self, network: nn.Module, inputs: Any) -> list[Tensor]:
         """ReLU(z) of each layer, then the outputs."""
         outputs, currents = network(*inputs[0], **inputs[1])
-        activations = [
-            z.relu() if math.isinf(ceiling) else z.clamp(0, ceiling)  # whose gradient takes four times as long
+        activations = [  # not clamp alone, whose gradient passes over memory several times
+            z.relu() if math.isinf(ceiling) else z.clamp(0, ceiling)
             for z, ceiling in zip(currents, self.ceilings.values(), strict=True)
         ]
         return [*activations, *(y for y in pytree.tree_leaves(outputs) if _is_floating(y))]

@@ -107,7 +107,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
         model: the model.
         data: batches of its data. Where it cannot be traced without, since ``forward`` branches on shapes or an input
             has a default, it is traced with the shapes of the first one, see :mod:`pascal_ext.branches`; unless
-            ``data`` is an iterator, which would lose it.
+            ``data`` is an iterator, which would lose it. A ``**kwargs`` of ``forward`` is given what that batch has.
 
     Raises:
         TracingError: the model is TorchScript, or has lazy layers that have seen no data; or ``forward`` has control
@@ -122,7 +122,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     try:
         graph, model, fixed = _symbolic(source, None, keywords)
     except Exception as error:
-        batch = first_batch(data, source)
+        batch = batch or first_batch(data, source)
         if batch is None:
             raise TracingError(_failed(source, error) + _NEEDS_DATA) from error
         try:
