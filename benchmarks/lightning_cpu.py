@@ -5,6 +5,6 @@ from __future__ import annotations
 from benchmarks import torchvision_cpu
 
 torchvision_cpu.load()
-import lightning as L  # noqa: E402 - it imports torchmetrics, which imports torchvision
+import lightning as L  # noqa: E402  # after load(): it imports torchmetrics, which imports torchvision
 
 __all__ = ["L"]

@@ -18,7 +18,7 @@ class CalibrationError(PascalError, ValueError):
 
 
 class UnsupportedOperationError(PascalError, NotImplementedError):
-    """An operation of the model has no exact spiking counterpart."""
+    """An operation of the model has no exact spiking counterpart: Python's error for what is not implemented, too."""
 
 
 class TracingError(PascalError):

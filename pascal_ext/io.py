@@ -89,7 +89,8 @@ def load(
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = (file.metadata() or {}).get(_HEADER)
             # Copies: tensors in a file are not aligned as torch's are, and products of such may round differently.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a mapping
+            names = file.keys()
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except (OSError, SafetensorError) as error:
         raise SerializationError(f"cannot read {str(path)!r}: {error}") from error
     if header is None:

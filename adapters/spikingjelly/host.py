@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, load
-from pascal_ext.ops.pasc_if import Backend, register_backend, train_of
+from pascal_ext.ops.pasc_if import train_of
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 
 
@@ -51,6 +51,3 @@ def _integrate(currents: Tensor, v: Tensor, theta: float) -> tuple[Tensor, Tenso
     neuron.train(on_cupy)  # where its CuPy kernel runs; in evaluation mode it is scripted torch
     neuron.v = v
     return neuron(currents), neuron.v
-
-
-register_backend("host", Backend(host_spikes, host_counts))

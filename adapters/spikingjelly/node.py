@@ -6,11 +6,13 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from pascal_ext.adapters.spikingjelly import host  # noqa: F401  (registers the backend)
 from pascal_ext.adapters.spikingjelly.compat import base
+from pascal_ext.adapters.spikingjelly.host import host_counts, host_spikes
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.neuron import PascIF
-from pascal_ext.ops.pasc_if import backend_names
+from pascal_ext.ops.pasc_if import Backend, backend_names, register_backend
+
+register_backend("host", Backend(host_spikes, host_counts))
 
 
 class PascalIFNode(PascIF, base.MemoryModule):
