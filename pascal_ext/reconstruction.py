@@ -129,9 +129,7 @@ def _minimise(
 ) -> None:
     """Adjust all parameters of ``student``; which of them take gradients stays as it is."""
     flags = {parameter: parameter.requires_grad for parameter in student.parameters()}
-    groups = _groups(student, rate)
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    optimiser = torch.optim.Adam(groups)
+    optimiser = torch.optim.Adam(_groups(student, rate))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
     try:
         for parameter in flags:
@@ -142,7 +140,7 @@ def _minimise(
                 inputs = pytree.tree_map(lambda x: augment(x) if _is_floating(x) else x, inputs)
             optimiser.zero_grad()
             objective(inputs).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+            torch.nn.utils.clip_grad_norm_(list(flags), CLIP)
             optimiser.step()
             schedule.step()
     finally:
