@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import importlib
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,7 @@ def symbolic_len() -> Iterator[None]:
 
     Python's own insists on an integer, so a proxy's ``__len__`` could not give a symbol.
     """
+    importlib.import_module("torch._dynamo.trace_rules")  # tracing may import it, and it keeps the len that it then sees
     real = builtins.len
 
     def symbolic(value: Any, /) -> Any:

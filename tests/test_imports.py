@@ -146,3 +146,17 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
     assert loaded["torch"]
     assert set(loaded).isdisjoint(HEAVY)
     assert not loaded["CUDA"]
+
+
+def test_after_a_conversion_other_code_still_compiles() -> None:
+    """Tracing exchanges ``len`` for a while; what torch imports then must not keep the exchanged one."""
+    program = """
+import torch
+from torch import nn
+import pascal_ext
+
+pascal_ext.replace_activations(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()), 4)
+double = torch.compile(lambda x: x * len(x), fullgraph=True, backend="eager")
+assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
