@@ -76,6 +76,10 @@ def convert(
     """
     check_execution(execution)
     check_backend(backend)
+    if not isinstance(calibration, Mapping | None):
+        raise InvalidArgumentError(
+            f"calibration must be keyword arguments of calibrate(), as {{'correct': 'bias'}}, got {calibration!r}"
+        )
     unknown = (calibration or {}).keys() - CALIBRATION_OPTIONS
     if unknown:
         raise InvalidArgumentError(f"calibration has {sorted(unknown)}; it takes {sorted(CALIBRATION_OPTIONS)}")

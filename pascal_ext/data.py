@@ -32,14 +32,24 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def split_batch(batch: Any) -> Batch:
+def reads_integers(model: nn.Module) -> bool:
+    """Whether ``model`` looks rows up by their numbers, so that batches may hold token ids and nothing else."""
+    return any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())
+
+
+def split_batch(batch: Any, integers: bool = False) -> Batch:
     """Split what a loader yielded into model inputs and target.
 
     Understood are a tensor ``x``; ``(x,)`` and ``(x, y)``; ``((x1, x2), y)`` for models of several inputs; and dicts,
     whose entries are keyword arguments but for a label (``label``, ``labels``, ``target``, ``targets``, ``y``).
 
+    Args:
+        batch: what the loader yielded.
+        integers: whether tensors of integers are inputs, too, see :func:`reads_integers`; else they are taken for
+            labels where nothing else is there.
+
     Raises:
-        CalibrationError: the batch holds no floating-point input.
+        CalibrationError: the batch holds no input.
     """
     target = None
     args: tuple[Any, ...] = ()
@@ -57,10 +67,11 @@ def split_batch(batch: Any) -> Batch:
         else:
             args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not any(tensor.is_floating_point() for tensor in tensors):
+    if not any(tensor.is_floating_point() or integers for tensor in tensors):
+        kind = "" if integers else "floating-point "
         found = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors] or type(batch).__name__
         raise CalibrationError(
-            f"a batch without floating-point inputs: {found}. Expected inputs, (inputs, labels), "
+            f"a batch without {kind}inputs: {found}. Expected inputs, (inputs, labels), "
             "((input, input), labels) or a dict of keyword arguments; are these labels without inputs?"
         )
     return Batch(args, kwargs, target)
@@ -84,10 +95,11 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
             "wrap a single batch in a list"
         )
     device = device_of(model) if model is not None else None
+    integers = model is not None and reads_integers(model)
     empty = True
     one_pass = iter(loader)  # tqdm would ask for two, and start the workers of a DataLoader twice
     for raw in tqdm(one_pass, desc=desc, total=length_hint(loader) or None, disable=desc is None, leave=False):
-        batch = split_batch(raw)
+        batch = split_batch(raw, integers)
         if empty and model is not None:
             _check_call(model, batch)
         empty = False

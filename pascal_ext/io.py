@@ -142,7 +142,7 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     if type(module).__init__ is nn.Module.__init__ or isinstance(module, nn.Identity):  # nn.Sigmoid ...: there are none
         return {"class": kind, "options": options}
     for option, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
-        if option in ("device", "dtype"):
+        if option in ("device", "dtype") or option.startswith("_"):  # _weight: the parameter itself
             continue
         if isinstance(module, nn.Hardtanh) and option in ("min_value", "max_value"):  # old names
             continue

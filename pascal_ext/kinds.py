@@ -32,6 +32,7 @@ class Kind(enum.Enum):
     CONCAT = "joins tensors along a dimension"
     MAX_POOL = "maximum within a channel: exact on thermometer codes"
     MAX = "maximum between tensors: exact on accumulated currents"
+    LOOKUP = "rows of a table, by the numbers in its input"
     CONSTANT = "a tensor of the same number, as large as its input"
     METADATA = "shapes and other things that are no tensors"
     UNSUPPORTED = "not linear: no spiking counterpart"
@@ -54,6 +55,7 @@ _MODULES: dict[type[nn.Module], Kind] = {
     **dict.fromkeys([nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle], Kind.REARRANGE),
     **dict.fromkeys([nn.ChannelShuffle, nn.Unfold], Kind.REARRANGE),
     nn.Fold: Kind.LINEAR,
+    **dict.fromkeys([nn.Embedding, nn.EmbeddingBag], Kind.LOOKUP),
     **dict.fromkeys([nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d], Kind.MAX_POOL),
     **dict.fromkeys([nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d], Kind.MAX_POOL),
 }
@@ -83,6 +85,7 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("max_pool1d max_pool2d max_pool3d".split(), Kind.MAX_POOL),
     **dict.fromkeys("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d".split(), Kind.MAX_POOL),
     **dict.fromkeys("maximum amax".split(), Kind.MAX),
+    "embedding": Kind.LOOKUP,
     **dict.fromkeys("zeros_like ones_like full_like".split(), Kind.CONSTANT),
     **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
@@ -91,6 +94,9 @@ _OPERATORS = frozenset(
     getattr(operator, name)
     for name in "abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift "
     "sub truediv xor".split()
+)
+_CREATIONS = frozenset(
+    (torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros)  # which cannot be overridden
 )
 _METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
@@ -113,6 +119,8 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     if kind is Kind.AFFINE and name == "batch_norm" and argument(node, 5, "training", False):
         return Kind.UNSUPPORTED
     if kind is Kind.MAX_POOL and node.kwargs.get("return_indices"):
+        return Kind.UNSUPPORTED
+    if kind is Kind.LINEAR and _truncates(node, root):
         return Kind.UNSUPPORTED
     if node.kwargs.get("rounding_mode") is not None:
         return Kind.UNSUPPORTED
@@ -146,7 +154,20 @@ def _pads_with_zeros(node: fx.Node) -> bool:
     return mode != "constant" or not argument(node, 3, "value", 0)
 
 
+def _truncates(node: fx.Node, root: nn.Module) -> bool:
+    """Whether the result is one of integers or truth values, by the dtype, or the constant of that dtype, asked for."""
+    converts = name_of(node) in ("to", "type_as")
+    asked = (*node.args[1:], *node.kwargs.values()) if converts else (node.kwargs.get("dtype"),)
+    for value in asked:
+        if isinstance(value, fx.Node) and value.op == "get_attr":
+            value = operator.attrgetter(str(value.target))(root)
+        dtype = value.dtype if isinstance(value, torch.Tensor) else value
+        if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
+            return True
+    return False
+
+
 def is_torch_function(function: Any) -> bool:
     """Whether ``function`` is an ordinary tensor function or operator, safe to be named in a file."""
     known = {item for functions in torch.overrides.get_overridable_functions().values() for item in functions}
-    return function in known or function in _OPERATORS
+    return function in known or function in _OPERATORS or function in _CREATIONS

@@ -151,6 +151,7 @@ class Lowering(BatchDimension):
             Kind.CONCAT: self._concat,
             Kind.MAX_POOL: self._max_pool,
             Kind.MAX: self._max,
+            Kind.LOOKUP: self._lookup,
             Kind.CONSTANT: self._constant_like,
         }
         handlers[kind](node, *self._sources(node))
@@ -294,6 +295,14 @@ class Lowering(BatchDimension):
     def _affine(self, node: fx.Node, source: fx.Node) -> None:
         signal = self.signals[self._materialise(source, node)]
         self.signals[node] = signal.as_current(channels=None, ndim=None)
+
+    def _lookup(self, node: fx.Node, source: fx.Node) -> None:
+        """An embedding: of one timestep, which integers always have, since they have no temporal mean."""
+        signal = self.signals[source]
+        if signal.steps > 1 or signal.scale is not None:
+            self._analog(node)
+        else:
+            self.signals[node] = signal.as_current(channels=None, ndim=None)
 
     def _max_pool(self, node: fx.Node, source: fx.Node) -> None:
         """Exact step by step on thermometer codes; on currents, once they are accumulated."""

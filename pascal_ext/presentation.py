@@ -39,7 +39,8 @@ def presented(inputs: Any, step_mode: str, bounds: Bounds) -> tuple[int, Any]:
         bounds: see :func:`batch_ndim`.
 
     Raises:
-        InvalidArgumentError: no tensor among the inputs, different batch sizes, or another number of dimensions.
+        InvalidArgumentError: no tensor among the inputs, different batch sizes, another number of dimensions, or
+            several timesteps of integers.
     """
     multi_step = step_mode == "m"
     sizes: set[int] = set()
@@ -47,6 +48,10 @@ def presented(inputs: Any, step_mode: str, bounds: Bounds) -> tuple[int, Any]:
     def mean(x: Tensor) -> Tensor:
         if not bounds[0] <= x.ndim - multi_step <= bounds[1]:
             raise InvalidArgumentError(_wrong(tuple(x.shape), step_mode, bounds))
+        if multi_step and len(x) > 1 and not (x.is_floating_point() or x.is_complex()):
+            raise InvalidArgumentError(
+                f"an input of {x.dtype} has no temporal mean over {len(x)} timesteps; give it in one, x.unsqueeze(0)"
+            )
         sizes.add(x.shape[int(multi_step)])
         return timefold.mean(x) if multi_step else x
 
