@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Container, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -80,14 +81,18 @@ def calibrate(
         raise InvalidArgumentError(NO_QCFS_LAYERS)
     desc = "calibrate" if progress else None
     biases: dict[str, Tensor] = {}
+    dead: dict[str, str] = {}
     if correct is None:
         statistics = collect(inner, layers, dataloader, bool(per_channel), desc)
         found = {name: statistics[name].threshold(layer.levels, method, percentile) for name, layer in layers.items()}
-        thresholds: dict[str, Tensor] = {}
-        for name, value in found.items():  # no comprehension, whose frame would be blamed for the warning
-            thresholds[name] = settled(name, layers[name], value if per_channel else value.squeeze(0))
+        thresholds = {
+            name: settled(name, layers[name], value if per_channel else value.squeeze(0), dead)
+            for name, value in found.items()
+        }
     else:
-        thresholds, biases = find_corrections(inner, layers, dataloader, method, per_channel, percentile, desc)
+        thresholds, biases = find_corrections(inner, layers, dataloader, method, per_channel, percentile, desc, dead)
+    if dead:
+        warnings.warn(_told(dead), stacklevel=2)
     for name, layer in layers.items():
         if thresholds[name].shape == layer.threshold.shape:
             layer.threshold.data.copy_(thresholds[name])  # the same Parameter: optimizers may hold it
@@ -96,6 +101,13 @@ def calibrate(
     if isinstance(inner, fx.GraphModule):
         insert_bias_currents(inner, biases)
     return model
+
+
+def _told(dead: dict[str, str]) -> str:
+    """One warning, however many layers: dead channels are common, and a deep network has many layers."""
+    (name, what), *others = dead.items()
+    also = f"; so are {', '.join(f'{name!r} ({what})' for name, what in others)}" if others else ""
+    return f"layer {name!r} is dead on this data: {what} are zero; threshold kept{also}"
 
 
 def collect(

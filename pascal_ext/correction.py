@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -43,8 +42,11 @@ def find_corrections(
     per_channel: bool | str,
     percentile: float,
     desc: str | None,
+    dead: dict[str, str],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Thresholds and bias currents of ``layers``, scalars or [C], set in the order of execution; nothing is changed.
+
+    ``dead`` is told of layers and channels without activations, see :func:`settled`.
 
     Raises:
         CalibrationError, InvalidArgumentError: see :func:`pascal_ext.calibrate`.
@@ -74,7 +76,7 @@ def find_corrections(
                 found = quantised.inputs(node)
                 _check_finite(name, wanted)
                 channels = _channels(wanted, per_channel)
-                threshold = settled(name, layer, _threshold(wanted, layer, channels >= 2, method, percentile))
+                threshold = settled(name, layer, _threshold(wanted, layer, channels >= 2, method, percentile), dead)
                 bias = _bias(found, wanted, layer, threshold, channels >= 1)
                 activate = QCFS(layer.levels, threshold)
                 thresholds[name], biases[name] = threshold, bias
@@ -148,17 +150,15 @@ def _target(z: Tensor, layer: QCFS) -> Tensor:
     return z.clamp(0.0, None if math.isinf(layer.ceiling) else layer.ceiling)
 
 
-def settled(name: str, layer: QCFS, threshold: Tensor) -> Tensor:
+def settled(name: str, layer: QCFS, threshold: Tensor, dead: dict[str, str]) -> Tensor:
     """What :meth:`Histogram.threshold` found, in the layer's dtype; where all activations are zero, what it has.
 
-    Warns:
-        UserWarning: the layer, or a channel, is dead.
+    ``dead`` gets an entry for the layer then, which says what of it is zero.
     """
-    dead = threshold <= 0
-    if dead.any():
-        which = "all its activations are" if dead.all() else f"{int(dead.sum())} of {dead.numel()} channels are"
-        warnings.warn(f"layer {name!r} is dead on this data: {which} zero; threshold kept", stacklevel=3)
-        threshold = torch.where(dead, layer.threshold.detach().abs().max().to(threshold), threshold)
+    zero = threshold <= 0
+    if zero.any():
+        dead[name] = "all its activations" if zero.all() else f"{int(zero.sum())} of {zero.numel()} channels"
+        threshold = torch.where(zero, layer.threshold.detach().abs().max().to(threshold), threshold)
     return threshold.to(layer.threshold)
 
 

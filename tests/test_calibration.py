@@ -275,6 +275,22 @@ def test_a_dead_channel(method: str) -> None:
     assert (model.act.threshold[[0, 2]] < 1.0).all()
 
 
+@pytest.mark.parametrize("correct", [None, "bias"])
+def test_dead_layers_are_told_at_once(correct: str | None) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU())
+    for layer in (model[0], model[2]):
+        nn.init.constant_(layer.weight, -1.0)
+        nn.init.constant_(layer.bias, -1.0)
+    nn.init.constant_(model[0].bias[:3], 9.0)
+    others = r"threshold kept; so are '3' \(all its activations\)$"
+    with pytest.warns(
+        UserWarning, match=f"^layer '1' is dead on this data: 1 of 4 channels are zero; {others}"
+    ) as warned:
+        calibrate(replace_activations(model), [torch.rand(8, 3)], correct=correct, per_channel=True, progress=False)
+    (warning,) = warned
+    assert warning.filename == __file__
+
+
 @pytest.mark.parametrize(
     ("run", "match"),
     [
