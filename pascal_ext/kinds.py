@@ -65,7 +65,7 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys(
         "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split(), Kind.AFFINE
     ),
-    "batch_norm": Kind.AFFINE,
+    **dict.fromkeys("batch_norm matmul mm".split(), Kind.AFFINE),
     **dict.fromkeys("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split(), Kind.IDENTITY),
     **dict.fromkeys("stochastic_depth clone detach".split(), Kind.IDENTITY),
     "contiguous": Kind.REARRANGE,
@@ -118,6 +118,8 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
         return Kind.AFFINE
     if kind is Kind.AFFINE and name == "batch_norm" and argument(node, 5, "training", False):
         return Kind.UNSUPPORTED
+    if name in ("matmul", "mm") and not _multiplies_by_a_matrix(node, root):
+        return Kind.UNSUPPORTED
     if kind is Kind.MAX_POOL and node.kwargs.get("return_indices"):
         return Kind.UNSUPPORTED
     if kind is Kind.LINEAR and _truncates(node, root):
@@ -152,6 +154,18 @@ def _drops(node: fx.Node, name: str) -> bool:
 def _pads_with_zeros(node: fx.Node) -> bool:
     mode = argument(node, 2, "mode", "constant")
     return mode != "constant" or not argument(node, 3, "value", 0)
+
+
+def _multiplies_by_a_matrix(node: fx.Node, root: nn.Module) -> bool:
+    """Whether the second factor is a parameter or buffer without a batch, perhaps transposed."""
+    factor = argument(node, 1, "mat2" if name_of(node) == "mm" else "other", None)
+    while isinstance(factor, fx.Node) and (
+        name_of(factor) in ("t", "transpose") or factor.args[1:] in (("T",), ("mT",))
+    ):
+        factor = factor.args[0]
+    if not isinstance(factor, fx.Node) or factor.op != "get_attr":
+        return False
+    return bool(operator.attrgetter(str(factor.target))(root).ndim <= 2)
 
 
 def _truncates(node: fx.Node, root: nn.Module) -> bool:

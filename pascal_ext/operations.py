@@ -78,6 +78,8 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
             return [int(module.start_dim)]
         return [int(module.dim)] if isinstance(module, nn.Unflatten) else []
     name = name_of(node)
+    if name in ("matmul", "mm"):
+        return [-1]
     if name == "getitem":
         return _indexed_dims(node.args[1])
     if name == "permute":

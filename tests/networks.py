@@ -208,6 +208,17 @@ EXACT: dict[str, Case] = {
     ),
     "linear": net(lambda m, x: m.b(relu(m.a(x))), 7, a=nn.Linear(7, 9), b=nn.Linear(9, 4)),
     "linear on tokens": net(lambda m, x: m.b(relu(m.a(x))).mean(1), 5, 7, a=nn.Linear(7, 5), b=nn.Linear(5, 4)),
+    "product with a matrix": net(
+        lambda m, x: relu(relu(m.a(x)) @ m.w) @ m.w.T, 7, a=nn.Linear(7, 5), w=parameter(5, 4)
+    ),
+    "product of tokens with a matrix": net(
+        lambda m, x: torch.matmul(relu(torch.mm(x.mean(1), m.w.t())).unsqueeze(1) + relu(m.a(x)), m.v).mean(1),
+        5,
+        7,
+        a=nn.Linear(7, 4),
+        w=parameter(4, 7),
+        v=parameter(4),
+    ),
     "functional layers": net(
         lambda m, x: F.linear(relu(F.conv2d(x, m.w, m.v, padding=1)), m.u).flatten(1),
         w=parameter(4, 3, 3, 3),

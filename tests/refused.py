@@ -73,6 +73,13 @@ REFUSED: dict[str, Case] = {
     "conversion to truth values": net(lambda m, x: m.end(relu(m.a(x)).to(dtype=torch.bool).to(x.dtype)), **branches()),
     "conversion like a constant": net(lambda m, x: relu(m.a(x)).type_as(torch.zeros(1).long()) * 0.5, **branches()),
     "sum as integers": net(lambda m, x: relu(m.a(x)).sum((2, 3), dtype=torch.long) * 0.5, **branches()),
+    "product with a matrix for each sample": net(
+        lambda m, x: relu(m.a(x)) @ m.w, 6, 6, a=nn.Linear(6, 6), w=parameter(BATCH, 6, 2)
+    ),
+    "product along the batch": net(
+        lambda m, x: relu(m.a(x)).flatten(1).mean(1) @ m.w, **branches(), w=parameter(BATCH)
+    ),
+    "product of two signals": net(lambda m, x: relu(m.a(x)) @ m.a(x).mT, 6, 6, a=nn.Linear(6, 6)),
     "absolute value": net(lambda m, x: m.end(torch.abs(m.a(x)) + relu(m.b(x))), **branches()),
     "leaky relu": net(lambda m, x: m.end(F.leaky_relu(m.a(x), 0.1) + relu(m.b(x))), **branches()),
     "weights from the input": net(lambda m, x: F.linear(m.w, relu(m.a(x))), 6, a=nn.Linear(6, 4), w=parameter(2, 4)),
