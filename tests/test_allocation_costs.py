@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from pascal_ext import LevelPlan, convert, replace_activations, set_levels
 from pascal_ext.activations import qcfs_layers
@@ -69,9 +71,13 @@ def test_synapses_and_operations() -> None:
     ]
 
 
-def test_functions_and_branches() -> None:
+@pytest.mark.parametrize(
+    "last",
+    [lambda x, w: F.linear(x, weight=w), lambda x, w: x @ w.t(), lambda x, w: torch.mm(input=x, mat2=w.t())],
+)
+def test_functions_and_branches(last: Callable[[Tensor, Tensor], Tensor]) -> None:
     model = Net(
-        lambda m, x: F.linear(torch.relu(F.linear(x, m.v)) + torch.relu(m.a(x) + m.b(x)), weight=m.w),
+        lambda m, x: last(torch.relu(F.linear(x, m.v)) + torch.relu(m.a(x) + m.b(x)), m.w),
         v=nn.Parameter(torch.randn(4, 3)),
         w=nn.Parameter(torch.randn(2, 4)),
         a=nn.Linear(3, 4),

@@ -17,6 +17,7 @@ from pascal_ext.allocation.statistics import Layer
 from pascal_ext.cost_model import HOROWITZ_45NM, energy_ratio
 from pascal_ext.data import Batch
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.operations import name_of
 
 COSTS = ("mean_levels", "effective_timesteps", "energy", "latency")
 
@@ -87,6 +88,9 @@ class _Survey(fx.Interpreter):
             weight, transposed = module.weight, getattr(module, "transposed", False)
         elif n.target is F.linear or n.target in (*_CONVOLUTIONS, *_TRANSPOSED):
             weight, transposed = args[1] if len(args) > 1 else kwargs["weight"], n.target in _TRANSPOSED
+        elif name_of(n) in ("matmul", "mm"):
+            fan_in = (args[0] if args else kwargs["input"]).shape[-1]
+            return fan_in, float(result.numel() * fan_in)
         else:
             return None
         if transposed:  # each input reaches weight[0] outputs
