@@ -16,6 +16,7 @@ from pascal_ext.correction import find_corrections, insert_bias_currents, settle
 from pascal_ext.data import batches
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram
+from pascal_ext.observers import evaluating
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import unwrapped
 
@@ -144,16 +145,13 @@ def collect(
 @contextlib.contextmanager
 def instead_of_quantising(model: nn.Module, layers: dict[str, QCFS], observe: Any) -> Iterator[None]:
     """Within the context, in evaluation mode, each layer returns ``observe(name, layer, z)``; flags are restored."""
-    modes = {module: module.training for module in model.modules()}
     handles = [
         layer.register_forward_hook(lambda layer, args, _, name=name: observe(name, layer, args[0]))
         for name, layer in layers.items()
     ]
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training

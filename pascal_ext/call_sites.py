@@ -13,6 +13,7 @@ from torch import fx, nn
 from pascal_ext.operations import argument
 from pascal_ext.qcfs import QCFS
 
+ACTIVATIONS = (nn.ReLU, nn.Hardtanh)  # ReLU6 is a Hardtanh
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,

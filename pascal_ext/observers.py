@@ -1,6 +1,9 @@
-"""Who could notice how a network computes: hooks, gradients, modes that see every operation."""
+"""The modes of a network, and who could notice how it computes: hooks, gradients, modes that see every operation."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -17,7 +20,24 @@ def unobserved(*modules: nn.Module) -> bool:
 
 def has_hooks(*modules: nn.Module) -> bool:
     """Whether a hook of ``modules``, or of all modules, sees what goes into them, or out of them."""
-    return _has_any_global_hook() or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return _has_any_global_hook() or any(map(hooks_of, modules))
+
+
+def hooks_of(module: nn.Module) -> bool:
+    """Whether a hook of ``module`` itself sees what goes into it, or out of it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context ``model`` is in evaluation mode; afterwards every module is in the mode that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def is_watched() -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+import warnings
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from torch import fx, nn
 
 from pascal_ext.branches import Example, as_traced, is_number, symbolic_len
-from pascal_ext.call_sites import dropouts_to_modules, name_call_sites
+from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
 from pascal_ext.inplace import remove_inplace
+from pascal_ext.observers import hooks_of
 from pascal_ext.operations import source_line
 from pascal_ext.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
@@ -90,7 +92,8 @@ class _Tracer(fx.Tracer):
         return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
+        """A layer whose ``forward`` was exchanged (``layer.forward = ...``) is what that does, and not its class."""
+        return isinstance(m, QCFS) or ("forward" not in vars(m) and super().is_leaf_module(m, module_qualified_name))
 
 
 def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule:
@@ -114,9 +117,13 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
             flow that depends on tensors, or does something else that symbolic tracing cannot follow; or a layer has a
             name that a graph needs itself.
         CalibrationError: the first batch is needed and is none.
+
+    Warns:
+        UserWarning: the model itself, or an activation that is replaced, has forward hooks, which no graph can have.
     """
     source = model = unwrapped(model)
     check_traceable(model)
+    _warn_of_hooks(source)
     batch = first_batch(data, source) if takes_any_keyword(source) else None
     keywords = () if batch is None else tuple(batch.kwargs)
     try:
@@ -168,6 +175,17 @@ def _symbolic(
         elif node.op == "placeholder" and node.target in given:
             node.args = ()  # an input without a default, from now on
     return graph, model, fixed
+
+
+def _warn_of_hooks(model: nn.Module) -> None:
+    names = [name for name, module in model.named_modules() if isinstance(module, ACTIVATIONS) and hooks_of(module)]
+    whole = [type(model).__name__] if hooks_of(model) else []
+    if whole or names:
+        warnings.warn(
+            f"{[*whole, *names]} have forward hooks, which the graph of the model does not have; what they change "
+            "belongs into forward()",
+            stacklevel=3,
+        )
 
 
 def _failed(model: nn.Module, error: Exception) -> str:

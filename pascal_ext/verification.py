@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +19,15 @@ from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
+from pascal_ext.observers import evaluating
 from pascal_ext.ops.pasc_if import quantise
+from pascal_ext.ops.pasc_if.ties import TF32_EPSILON
+from pascal_ext.outputs import fields_of
 from pascal_ext.qcfs import QCFS
+from pascal_ext.traceable import unwrapped
 from pascal_ext.tracing import trace
 
+DIGITS = 0.5  # share of its digits that an output has to have right: so far rounding goes, also in TF32 and bfloat16
 SAME = 64.0  # logits that are so many ε of the largest apart are equal, but for the rounding of sums of some thousands
 
 
@@ -56,9 +62,11 @@ class VerificationReport:
         mismatched_predictions: samples whose argmax over dimension 1 differs (0 for outputs without classes).
         max_abs_error: largest difference of any output element.
         changed_by_quantisation: samples whose prediction the quantisation itself changes, against the ReLU network;
-        None
-            where the ANN is the QCFS network.
+            None where the ANN is the QCFS network.
         ties: spike counts that lay on a floor boundary to within rounding, and that the ANN's rounding settled.
+        outputs_agree: whether every output is the QCFS network's, to half of the digits of its dtype.
+        graph_agrees: likewise, whether the QCFS (or ReLU) network as it is gives what its graph gives, from which the
+            spiking network was made: a forward hook, say, is in no graph.
     """
 
     samples: int
@@ -67,6 +75,8 @@ class VerificationReport:
     max_abs_error: float
     changed_by_quantisation: int | None = None
     ties: int = 0
+    outputs_agree: bool = True
+    graph_agrees: bool = True
 
     @property
     def mismatched_counts(self) -> int:
@@ -79,8 +89,9 @@ class VerificationReport:
 
     @property
     def exact(self) -> bool:
-        """No spike count and no prediction differs."""
-        return self.mismatched_counts == 0 and self.mismatched_predictions == 0
+        """No spike count, no prediction and no output differs, and the graph is that of the network."""
+        same = self.mismatched_counts == 0 and self.mismatched_predictions == 0
+        return same and self.outputs_agree and self.graph_agrees
 
     def __str__(self) -> str:
         width = max([5, *map(len, self.layers)])
@@ -100,6 +111,11 @@ class VerificationReport:
         if self.ties:
             lines.append(
                 f"{self.ties:,} of these counts lay on a floor boundary, and were settled by the ANN's rounding"
+            )
+        if not self.graph_agrees:
+            lines.append(
+                "the network itself gives other outputs than its graph, with which the spikes were compared: does it "
+                "have forward hooks, or depend on more than its inputs?"
             )
         if self.changed_by_quantisation is not None:
             lines.append(
@@ -128,7 +144,8 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     """Run both networks on the same data, and compare every spike count and every prediction.
 
     The spiking network runs twice: with hooks, which show the counts of every layer, and as it runs in use, where what
-    no hook sees is shared, overwritten and simulated in pieces. Predictions and errors are those of both.
+    no hook sees is shared, overwritten and simulated in pieces. Predictions and errors are those of both. ``ann``
+    itself runs beside its graph, whose outputs must be the same.
 
     Args:
         ann: the QCFS network that ``snn`` was converted from; or the ReLU network: it is then compared with its QCFS
@@ -147,7 +164,9 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     tallies = {name: _Tally() for name in snn.neurons}
     samples = predictions = changed = ties = 0
     largest = 0.0
-    with snn.configured(step_mode="s"), torch.no_grad():
+    outputs_agree = graph_agrees = True
+    model = unwrapped(ann)
+    with evaluating(model), snn.configured(step_mode="s"), torch.no_grad():
         for args, kwargs, _ in batches(dataloader, ann, "verify" if progress else None):
             snn.reset()
             with _counts(twin, snn) as (theirs, ours):
@@ -159,14 +178,19 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
             samples += _batch_size(expected)
             predictions += _differing(expected, watched, found)
             largest = max(largest, *(_largest_difference(expected, output) for output in (watched, found)))
+            outputs_agree &= _agree(expected, watched) and _agree(expected, found)
+            traced = original(*args, **kwargs) if has_relu else expected
+            graph_agrees &= _agree(model(*args, **kwargs), traced)
             if has_relu:
-                changed += _differing(original(*args, **kwargs), expected)
+                changed += _differing(traced, expected)
     snn.reset()
     layers = {
         name: LayerReport(name, levels, t.counts, t.mismatched, t.max_difference, t.spikes / max(t.counts * levels, 1))
         for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)
     }
-    return VerificationReport(samples, layers, predictions, largest, changed if has_relu else None, ties)
+    return VerificationReport(
+        samples, layers, predictions, largest, changed if has_relu else None, ties, outputs_agree, graph_agrees
+    )
 
 
 def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
@@ -221,7 +245,9 @@ def _counts(twin: nn.Module, snn: SpikingNetwork) -> Iterator[tuple[dict[str, Te
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    leaves = pytree.tree_leaves(output, is_leaf=lambda value: fields_of(value) is not None)
+    inner = [[leaf] if (fields := fields_of(leaf)) is None else _tensors(fields) for leaf in leaves]
+    return [leaf for leaf in itertools.chain(*inner) if isinstance(leaf, Tensor)]
 
 
 def _batch_size(output: Any) -> int:
@@ -250,6 +276,23 @@ def _differ(expected: Tensor, found: Tensor) -> Tensor:
     below = expected.amax(1) - expected.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
     differs = ~(below <= tolerance) | (found.isnan() & ~expected.isnan()).any(1)
     return differs.flatten(1).any(1) if differs.ndim > 1 else differs
+
+
+def _agree(expected: Any, found: Any) -> bool:
+    """Whether all tensors of two outputs are equal to :data:`DIGITS` of the digits of their largest element."""
+    ours, theirs = _tensors(expected), _tensors(found)
+    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+
+
+def _close(expected: Tensor, found: Tensor) -> bool:
+    if expected.shape != found.shape or not expected.is_floating_point():
+        return torch.equal(expected, found)
+    epsilon = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
+    if expected.dtype == torch.float32 and expected.is_cuda:
+        epsilon = max(epsilon, TF32_EPSILON)
+    finite = expected[expected.isfinite()].abs()
+    within = float(finite.max()) * epsilon**DIGITS if finite.numel() else 0.0
+    return torch.allclose(found, expected.to(found.dtype), rtol=0.0, atol=within, equal_nan=True)
 
 
 def _largest_difference(expected: Any, found: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import types
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pascal_ext import convert, replace_activations
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import TracingError
 from pascal_ext.tracing import trace
-from tests.cases import Net, assert_close, quantised
+from tests.cases import Net, alive, assert_close, quantised
 from tests.networks import EXACT
 
 
@@ -252,6 +253,42 @@ def test_models_in_wrappers(wrap: Any) -> None:
     traced = trace(wrap(model))
     assert traced.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(traced(x), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "forward"),
+    [
+        ("conv", lambda self, x: self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), True), self.bias)),
+        ("norm", lambda self, x: x * 2),
+        ("act", lambda self, x: F.relu(x) - 0.1),
+        ("head", lambda self, x: F.linear(x, self.weight * 2, self.bias)),
+    ],
+)
+def test_a_layers_own_forward_may_be_another(name: str, forward: Any) -> None:
+    model = nn.Sequential()
+    layers = {"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "act": nn.ReLU(), "flat": nn.Flatten()}
+    for key, layer in {**layers, "head": nn.Linear(64, 5)}.items():
+        model.add_module(key, layer)
+    layer = alive(model.double()).get_submodule(name)
+    layer.forward = types.MethodType(forward, layer)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert_close(trace(model)(x), model(x))
+    qcfs = quantised(model, [x], "per-channel")
+    for fold in (False, True):
+        assert_close(convert(qcfs, fold_batch_norm=fold)(x), qcfs(x))
+
+
+def test_hooks_that_are_lost_are_told() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    model[0].register_forward_hook(lambda *_: None)  # which the graph's layer has as well
+    trace(model)
+    model[1].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['1'\] have forward hooks"):
+        trace(model)
+    model.register_forward_pre_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['Sequential', '1'\] have forward hooks"):
+        replace_activations(model)
 
 
 def test_torchscript() -> None:

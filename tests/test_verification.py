@@ -233,6 +233,37 @@ def test_regression_has_no_predictions(data: list[Any]) -> None:
     assert report.mismatched_predictions == 0
 
 
+def test_a_wrong_head_is_found_in_the_outputs(data: list[Any]) -> None:
+    case = Case(Net(lambda m, x: m.b(relu(m.a(x))).mean((1, 2, 3)), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 1, 1)), [])
+    qcfs = quantised(case.build(), [data[0][0]])
+    snn = convert(qcfs)
+    assert verify(qcfs, snn, data, progress=False).exact
+    with torch.no_grad():
+        snn.get_submodule("b").weight.mul_(1 + 1e-6)
+    report = verify(qcfs, snn, data, progress=False)
+    assert report.mismatched_counts == report.mismatched_predictions == 0
+    assert not report.outputs_agree
+    assert not report.exact
+    assert "not exact" in str(report)
+
+
+@pytest.mark.filterwarnings("ignore:.* have forward hooks")
+def test_what_no_graph_has_is_found(pair: tuple[nn.Module, SpikingNetwork], data: list[Any]) -> None:
+    qcfs, snn = pair
+    seen: list[Tensor] = []
+    hook = qcfs.register_forward_hook(lambda module, args, output: seen.append(output))
+    assert verify(qcfs.train(), snn, data, progress=False).exact
+    assert len(seen) == len(data)
+    assert qcfs.training
+    hook.remove()
+    qcfs.register_forward_pre_hook(lambda module, args: (args[0] * 1.5,))
+    report = verify(qcfs, snn, data, progress=False)
+    assert report.mismatched_counts == report.mismatched_predictions == 0, "spikes are those of the graph"
+    assert not report.graph_agrees
+    assert not report.exact
+    assert "gives other outputs than its graph" in str(report)
+
+
 def test_classes_that_the_ann_itself_cannot_tell_apart_are_one_answer(data: list[Any]) -> None:
     """Twin logits that the spiking network rounds differently; a gap that no rounding explains still counts."""
     head = nn.Linear(4, 2).double()

@@ -17,6 +17,7 @@ from pascal_ext.energy.effective import network_effective_timesteps
 from pascal_ext.energy.synapses import SynapseCounter, Tally
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
+from pascal_ext.observers import evaluating
 from pascal_ext.plan import check_levels
 
 
@@ -64,7 +65,7 @@ def measure(
     calls = 1 if timesteps is None else check_levels(timesteps, "timesteps")
     reset = reset or _reset
     counter, samples = SynapseCounter(), 0
-    with _evaluating(network), _observed(network) as observed:
+    with evaluating(network), _observed(network) as observed:
         try:
             for args, kwargs, _ in batches(dataloader, network, "energy" if progress else None):
                 reset(network)
@@ -138,18 +139,6 @@ def _observed(network: nn.Module) -> Iterator[dict[str, _Neurons]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextlib.contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Within the context the network is in evaluation mode."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _reset(network: nn.Module) -> None:
