@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pascal_ext.errors import BackendError, InvalidArgumentError, SerializationError
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
+from pascal_ext.observers import hooks_of
 from pascal_ext.ops.pasc_if import check_backend
 
 _logger = logging.getLogger("pascal_ext")
@@ -29,7 +32,11 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     """Write ``snn`` to one file: tensors as safetensors, everything else as JSON in the file's header.
 
     Raises:
-        SerializationError: the network holds a module or calls a function that is not torch's or this package's.
+        SerializationError: the network holds a module or calls a function that is not torch's or this package's, or a
+            layer that computes its weights anew in each forward, as pruning does.
+
+    Warns:
+        UserWarning: layers have forward hooks, which the file does not hold.
     """
     modules, containers = {}, set()
     for name, module in snn.named_modules():
@@ -46,8 +53,17 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
             continue  # the network itself, or a part of a layer, which its constructor makes
         elif getattr(nn, type(module).__name__, None) is type(module):
             modules[name] = _torch_config(name, module)
+            if _build(modules[name], PascIF).state_dict().keys() != module.state_dict().keys():
+                raise SerializationError(
+                    f"layer {name!r} computes its weights anew in each forward, which a file cannot hold; make them "
+                    "parameters again before the conversion: prune.remove(), remove_spectral_norm() or the like"
+                )
         else:
-            raise SerializationError(f"layer {name!r} is a {type(module).__name__}, which a file cannot hold")
+            hint = "; remove_parametrizations() before the conversion" if parametrize.is_parametrized(module) else ""
+            raise SerializationError(f"layer {name!r} is a {type(module).__name__}, which a file cannot hold{hint}")
+    hooked = [name for name, module in snn.named_modules() if hooks_of(module)]
+    if hooked:
+        warnings.warn(f"the file does not hold the forward hooks of {hooked}", stacklevel=2)
     loose = ["", *containers]
     structure = {
         "version": FORMAT_VERSION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import traceback
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pascal_ext.errors import TracingError
@@ -25,6 +26,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = original  # told by its name, since importing torch.compile's modules takes seconds
         else:
             return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of ``model``, its compiled parts as they were before.
+
+    Weights that a hook computes anew in each forward (pruning, the older weight and spectral norm) have a gradient
+    function once there was one, and torch copies no such tensor; the copy has its value.
+    """
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    copy_of = copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+    _unwrap_parts(copy_of)
+    return copy_of
+
+
+def _unwrap_parts(model: nn.Module) -> None:
+    for name, part in model._modules.items():
+        if part is not None:
+            model._modules[name] = unwrapped(part)
+            _unwrap_parts(unwrapped(part))
 
 
 def check_traceable(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 import warnings
@@ -20,7 +19,7 @@ from pascal_ext.observers import hooks_of
 from pascal_ext.operations import source_line
 from pascal_ext.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.traceable import check_traceable, place, spell_out_parameters, takes_any_keyword, unwrapped
+from pascal_ext.traceable import check_traceable, copied, place, spell_out_parameters, takes_any_keyword, unwrapped
 
 Number = TypeVar("Number", int, float)
 _NEEDS_DATA = (
@@ -161,7 +160,7 @@ def _symbolic(
 
     Where ``forward`` takes any keyword, it is given ``keywords`` and no others.
     """
-    model = spell_out_parameters(copy.deepcopy(model).eval(), keywords)
+    model = spell_out_parameters(copied(model).eval(), keywords)
     example = None if batch is None else Example(model, batch)
     given = {} if example is None else example.arguments
     fixed = {name: value for name, value in _defaults(model).items() if name not in given}

@@ -114,8 +114,8 @@ class VerificationReport:
             )
         if not self.graph_agrees:
             lines.append(
-                "the network itself gives other outputs than its graph, with which the spikes were compared: does it "
-                "have forward hooks, or depend on more than its inputs?"
+                "the network itself gives other outputs than its graph, with which the spikes were compared: has it "
+                "forward hooks, or an autocast of its own, or does it depend on more than its inputs?"
             )
         if self.changed_by_quantisation is not None:
             lines.append(

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from pascal_ext import convert, load, save
 from pascal_ext.errors import SerializationError
@@ -138,6 +139,30 @@ def test_layers_that_a_file_cannot_hold(name: str, tmp_path: Path) -> None:
     with pytest.raises(SerializationError, match=r"layer '(b|lstm)'"):
         save(snn, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("hook", "match"),
+    [
+        (
+            lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+            r"'a' computes its weights anew.*prune\.remove",
+        ),
+        (torch.nn.utils.parametrizations.spectral_norm, "remove_parametrizations"),
+    ],
+)
+def test_weights_that_a_file_cannot_hold(hook: Any, match: str, tmp_path: Path) -> None:
+    model = Net(lambda m, x: m.b(m.a(x).relu()), a=hook(nn.Linear(3, 4)), b=nn.Linear(4, 2))
+    snn = convert(model, [torch.rand(8, 3)], progress=False)
+    with pytest.raises(SerializationError, match=match):
+        save(snn, tmp_path / "snn.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_hooks_are_not_in_the_file(snn: SpikingNetwork, tmp_path: Path) -> None:
+    next(iter(snn.neurons.values())).register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"does not hold the forward hooks of \['relu'\]"):
+        save(snn, tmp_path / "snn.safetensors")
 
 
 def test_functions_that_are_not_torchs(tmp_path: Path) -> None:

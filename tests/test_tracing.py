@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import types
+import warnings
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from pascal_ext import convert, replace_activations
 from pascal_ext.activations import qcfs_layers, relu_layers
@@ -224,8 +227,8 @@ def test_control_flow_is_refused(model: nn.Module) -> None:
 
 def test_models_that_cannot_be_copied() -> None:
     model = Net(lambda m, x: m.a(x), a=nn.Linear(2, 2))
-    model.cache = model.a(torch.randn(1, 2)) * 2  # not a leaf: torch cannot copy it
-    with pytest.raises(TracingError, match=r"Net cannot be traced: .*deepcopy"):
+    model.lock = threading.Lock()
+    with pytest.raises(TracingError, match=r"Net cannot be traced: .*lock"):
         trace(model)
 
 
@@ -253,6 +256,34 @@ def test_models_in_wrappers(wrap: Any) -> None:
     traced = trace(wrap(model))
     assert traced.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(traced(x), model(x))
+    parts = nn.Sequential(wrap(model[:2]), model[2])
+    plain = nn.Sequential(model[:2], model[2])
+    assert trace(parts).state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(trace(parts)(x), model(x))
+    assert parts[0] is not plain[0], "the model itself stays as it is"
+
+
+def _old_weight_norm(layer: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [lambda layer: prune.l1_unstructured(layer, "weight", 0.5), torch.nn.utils.spectral_norm, _old_weight_norm],
+    ids=["pruning", "spectral norm", "weight norm"],
+)
+def test_weights_that_a_forward_has_computed(hook: Any) -> None:
+    model = nn.Sequential(hook(nn.Linear(6, 4)), nn.ReLU(), hook(nn.Linear(4, 2))).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    model(x).sum().backward()
+    model.eval()
+    qcfs = quantised(model, [x], "per-channel")
+    snn = convert(qcfs)
+    assert torch.equal(trace(model)(x), model(x))
+    assert_close(snn(x), qcfs(x))
+    assert model[0].weight.grad_fn is not None, "the model itself stays as it is"
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pascal_ext.adapters.spikingjelly.node import PascalIFNode
 from pascal_ext.data import device_of
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.plan import Levels
+from pascal_ext.traceable import copied
 
 
 def convert(
@@ -37,7 +37,7 @@ def convert(
         options: the other keyword arguments of :func:`pascal_ext.convert`.
     """
     if device is not None and torch.device(device) != device_of(model):
-        model = copy.deepcopy(model).to(device)
+        model = copied(model).to(device)
     classes = {"neuron": PascalIFNode, "network": PascalNetwork}
     return conversion.convert(model, dataloader, levels, **{**classes, **options})
 
