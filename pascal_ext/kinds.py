@@ -31,7 +31,7 @@ class Kind(enum.Enum):
     SUM = "adds or subtracts tensors"
     CONCAT = "joins tensors along a dimension"
     MAX_POOL = "maximum within a channel: exact on thermometer codes"
-    MAX = "maximum between tensors: exact on accumulated currents"
+    MAX = "maximum or minimum between tensors: exact on accumulated currents"
     LOOKUP = "rows of a table, by the numbers in its input"
     CONSTANT = "a tensor of the same number, as large as its input"
     METADATA = "shapes and other things that are no tensors"
@@ -84,7 +84,7 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("cat concat concatenate stack".split(), Kind.CONCAT),
     **dict.fromkeys("max_pool1d max_pool2d max_pool3d".split(), Kind.MAX_POOL),
     **dict.fromkeys("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d".split(), Kind.MAX_POOL),
-    **dict.fromkeys("maximum amax".split(), Kind.MAX),
+    **dict.fromkeys("maximum amax minimum amin".split(), Kind.MAX),
     "embedding": Kind.LOOKUP,
     **dict.fromkeys("zeros_like ones_like full_like".split(), Kind.CONSTANT),
     **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch

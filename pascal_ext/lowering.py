@@ -37,6 +37,7 @@ from pascal_ext.operations import (
 )
 from pascal_ext.ops import timefold
 from pascal_ext.outputs import only_contains
+from pascal_ext.pooling import name_extrema
 from pascal_ext.signals import Signal, joined
 
 _MIXES = "it works across dimension 0, so samples, or timesteps, would mix"
@@ -77,6 +78,7 @@ class Lowering(BatchDimension):
         Raises:
             UnsupportedOperationError: an operation has no exact spiking counterpart.
         """
+        name_extrema(self.graph)
         nodes = list(self.graph.nodes)
         inputs = {str(node.target) for node in nodes if node.op == "placeholder"}
         with self.graph.inserting_before(nodes[0]):

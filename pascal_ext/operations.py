@@ -33,6 +33,7 @@ _DIM_ARGUMENTS: dict[str, list[tuple[int, str, Any]]] = {
     "mean": [(1, "dim", None)],
     "sum": [(1, "dim", None)],
     "amax": [(1, "dim", None)],
+    "amin": [(1, "dim", None)],
     "cat": [(1, "dim", 0)],
     "stack": [(1, "dim", 0)],
 }
@@ -94,7 +95,7 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
         value = argument(node, position, keyword, default)
         if name in ("flip", "squeeze", "sum", "mean") and isinstance(value, int) and not isinstance(value, bool):
             value = [value, *(arg for arg in node.args[position + 1 :] if name == "flip")]
-        if value is None or (value in ([], ()) and name in ("sum", "mean", "amax")):
+        if value is None or (value in ([], ()) and name in ("sum", "mean", "amax", "amin")):
             return None
         found += [
             dim if isinstance(dim, int) else 0 for dim in (value if isinstance(value, (tuple, list)) else [value])

@@ -1,8 +1,11 @@
-"""Max pools that do not look for positions, see :mod:`pascal_ext.ops.max_pool`, in the place of a network's own."""
+"""Maxima that do not look for positions, in the place of a network's own: of max pools, see
+:mod:`pascal_ext.ops.max_pool`, and of ``torch.max``.
+"""
 
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -10,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pascal_ext.observers import unobserved
+from pascal_ext.operations import argument, name_of
 from pascal_ext.ops.max_pool import max_pool
 
 _FUNCTIONS: dict[Any, int] = {F.max_pool2d: 2, torch.max_pool2d: 2, F.max_pool3d: 3, torch.max_pool3d: 3}
+_EXTREMA = {"max": (torch.amax, torch.maximum), "min": (torch.amin, torch.minimum)}
 _MODULES: dict[type[nn.Module], int] = {nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 
 
@@ -35,6 +40,31 @@ def pooling_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
             node.replace_all_uses_with(pooled)
             graph.erase_node(node)
     return graph
+
+
+def name_extrema(graph: fx.Graph) -> None:
+    """``torch.max(x, dim)`` becomes ``torch.amax`` where nothing reads positions, and ``torch.max(x, y)`` becomes
+    ``torch.maximum``; minima likewise.
+    """
+    for node in [node for node in graph.nodes if name_of(node) in _EXTREMA]:
+        along, between = _EXTREMA[name_of(node)]
+        x, other = argument(node, 0, "input", None), argument(node, 1, "other", None)
+        dim = argument(node, 1, "dim", None)
+        if isinstance(other, fx.Node):
+            node.op, node.target, node.args, node.kwargs = "call_function", between, (x, other), {}
+        elif isinstance(dim, int) and all(_takes_values(user) for user in node.users):
+            for user in list(node.users):
+                user.replace_all_uses_with(node)
+                graph.erase_node(user)
+            keepdim = argument(node, 2, "keepdim", False)
+            node.op, node.target, node.args, node.kwargs = "call_function", along, (x, dim, keepdim), {}
+
+
+def _takes_values(node: fx.Node) -> bool:
+    """Of a pair of values and positions."""
+    return (node.target is operator.getitem and node.args[1] == 0) or (
+        node.target is getattr and node.args[1] == "values"
+    )
 
 
 def _wants_positions(node: fx.Node) -> bool:

@@ -70,6 +70,11 @@ def _pool_across_concatenated(m: Any, x: Tensor) -> Tensor:
     return F.max_pool2d(y.flatten(2).unsqueeze(1), (4, 3))
 
 
+def _smallest(m: Any, x: Tensor) -> Tensor:
+    y, _ = relu(m.a(x)).min(3)
+    return y - relu(m.b(x)).amin((2, 3), keepdim=True).squeeze(3)
+
+
 def _shared_batch_size(m: Any, x: Tensor) -> Tensor:
     n = x.size(0)
     y = relu(m.a(x))
@@ -286,6 +291,14 @@ EXACT: dict[str, Case] = {
         lambda m, x: m.b(F.max_pool1d(relu(m.a(x)), 2)), 3, 9, a=nn.Conv1d(3, 4, 2), b=nn.Conv1d(4, 2, 2)
     ),
     "maximum 3d": net(lambda m, x: m.p(relu(m.a(x))), 2, 4, 4, 4, a=nn.Conv3d(2, 4, 1), p=nn.MaxPool3d(2)),
+    "largest along a dimension": net(
+        lambda m, x: relu(m.end(torch.max(relu(m.a(x)), 2, keepdim=True)[0])).max(dim=-1).values, **branches()
+    ),
+    "smallest along a dimension": net(_smallest, **branches()),
+    "larger of two": net(
+        lambda m, x: m.end(torch.max(relu(m.a(x)), m.b(x)) - relu(m.c(x)).max(m.w)), w=parameter(1), **branches()
+    ),
+    "smaller of two": net(lambda m, x: m.end(torch.minimum(relu(m.a(x)), relu(m.b(x))).min(m.c(x))), **branches()),
     "maximum after padding": net(
         lambda m, x: m.b(F.max_pool2d(F.pad(m.pad(relu(m.a(x))), (1, 0)), 3, 2)),
         a=conv(),

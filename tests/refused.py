@@ -89,6 +89,10 @@ REFUSED: dict[str, Case] = {
         lambda m, x: relu(m.norm(relu(m.a(x)))), a=conv(), norm=nn.BatchNorm2d(4, track_running_stats=False)
     ),
     "functional norm of the batch": net(lambda m, x: F.batch_norm(relu(m.a(x)), None, None, training=True), a=conv()),
+    "positions along a dimension": net(
+        lambda m, x: (lambda pair: pair[0] + pair[1])(relu(m.a(x)).max(1)), **branches()
+    ),
+    "largest of the batch": net(lambda m, x: relu(m.a(x)) - torch.max(relu(m.b(x)), 0)[0], **branches()),
     "maximum with indices": net(
         lambda m, x: m.end(m.pool(relu(m.a(x)))[0]), pool=nn.MaxPool2d(2, return_indices=True), **branches()
     ),
