@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pascal_ext.observers import unobserved
-from pascal_ext.operations import argument, name_of
+from pascal_ext.operations import argument
 from pascal_ext.ops.max_pool import max_pool
 
 _FUNCTIONS: dict[Any, int] = {F.max_pool2d: 2, torch.max_pool2d: 2, F.max_pool3d: 3, torch.max_pool3d: 3}
-_EXTREMA = {"max": (torch.amax, torch.maximum), "min": (torch.amin, torch.minimum)}
+_EXTREMA: dict[Any, tuple[Any, Any]] = {
+    **dict.fromkeys(("max", torch.max), (torch.amax, torch.maximum)),
+    **dict.fromkeys(("min", torch.min), (torch.amin, torch.minimum)),
+}
 _MODULES: dict[type[nn.Module], int] = {nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 
 
@@ -46,8 +49,9 @@ def name_extrema(graph: fx.Graph) -> None:
     """``torch.max(x, dim)`` becomes ``torch.amax`` where nothing reads positions, and ``torch.max(x, y)`` becomes
     ``torch.maximum``; minima likewise.
     """
-    for node in [node for node in graph.nodes if name_of(node) in _EXTREMA]:
-        along, between = _EXTREMA[name_of(node)]
+    calls = [node for node in graph.nodes if node.op in ("call_function", "call_method") and node.target in _EXTREMA]
+    for node in calls:
+        along, between = _EXTREMA[node.target]
         x, other = argument(node, 0, "input", None), argument(node, 1, "other", None)
         dim = argument(node, 1, "dim", None)
         if isinstance(other, fx.Node):
@@ -62,9 +66,7 @@ def name_extrema(graph: fx.Graph) -> None:
 
 def _takes_values(node: fx.Node) -> bool:
     """Of a pair of values and positions."""
-    return (node.target is operator.getitem and node.args[1] == 0) or (
-        node.target is getattr and node.args[1] == "values"
-    )
+    return (node.target, *node.args[1:]) in ((operator.getitem, 0), (getattr, "values"))
 
 
 def _wants_positions(node: fx.Node) -> bool:
