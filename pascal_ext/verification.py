@@ -264,7 +264,10 @@ def _differing(expected: Any, *found: Any) -> int:
         _differ(a, b)
         for answer in found
         for a, b in zip(_tensors(expected), _tensors(answer), strict=True)
-        if a.ndim >= 2 and a.shape[1] > 1
+        if a.ndim >= 2
+        and a.shape[1] > 1
+        and not a.is_complex()
+        and a.dtype != torch.bool  # which have no largest class
     ]
     return int(torch.stack(masks).any(0).sum()) if masks else 0
 
@@ -285,8 +288,10 @@ def _agree(expected: Any, found: Any) -> bool:
 
 
 def _close(expected: Tensor, found: Tensor) -> bool:
-    if expected.shape != found.shape or not expected.is_floating_point():
-        return torch.equal(expected, found)
+    if expected.is_complex() and found.is_complex():
+        expected, found = torch.view_as_real(expected), torch.view_as_real(found)
+    if expected.shape != found.shape or not (expected.is_floating_point() and found.is_floating_point()):
+        return expected.dtype == found.dtype and torch.equal(expected, found)
     epsilon = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
     if expected.dtype == torch.float32 and expected.is_cuda:
         epsilon = max(epsilon, TF32_EPSILON)
@@ -297,6 +302,7 @@ def _close(expected: Tensor, found: Tensor) -> bool:
 
 def _largest_difference(expected: Any, found: Any) -> float:
     """Infinite where one of two numbers is NaN or infinite, and the other is not the same."""
-    pairs = zip(_tensors(expected), _tensors(found), strict=True)
+    tensors = zip(_tensors(expected), _tensors(found), strict=True)
+    pairs = ((a * 1, b * 1) for a, b in tensors)  # truth values as numbers
     errors = (torch.where(a == b, 0, a - b).abs().nan_to_num(nan=math.inf) for a, b in pairs if a.numel())
     return max((float(error.max()) for error in errors), default=0.0)

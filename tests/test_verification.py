@@ -224,6 +224,20 @@ def test_outputs_of_every_form(data: list[Any]) -> None:
     assert report.mismatched_counts == 0
 
 
+def test_outputs_of_every_dtype(data: list[Any]) -> None:
+    def outputs(m: Any, x: Tensor) -> Any:
+        y = m.b(relu(m.a(x))).mean((2, 3))
+        return y, y.half(), torch.complex(y, -y), y.argmax(1), y > 0
+
+    case = Case(Net(outputs, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1)), [])
+    qcfs = quantised(case.build(), [data[0][0]])
+    snn = convert(qcfs, on_unsupported="analog")
+    assert verify(qcfs, snn, data, progress=False).exact
+    with torch.no_grad():
+        snn.get_submodule("b").weight.neg_()
+    assert not verify(qcfs, snn, data, progress=False).outputs_agree
+
+
 def test_regression_has_no_predictions(data: list[Any]) -> None:
     case = Case(Net(lambda m, x: relu(m.a(x)).mean((1, 2, 3)), a=nn.Conv2d(3, 4, 1)), [(3, 6, 6)])
     qcfs = quantised(case.build(), case.data())
