@@ -146,6 +146,8 @@ def test_spikes_are_not_looked_up() -> None:
     model = Net(lambda m, x: m.embed(m.fc(x).relu().long()), fc=nn.Linear(3, 4), embed=table())
     with pytest.raises(UnsupportedOperationError, match="long"):
         convert(model, [torch.randn(2, 3)], progress=False)
+    with pytest.raises(UnsupportedOperationError, match="'embed'"):
+        convert(replace_activations(Net(lambda m, x: m.embed(m.fc(x).relu()), fc=nn.Linear(3, 4), embed=table())))
     qcfs = replace_activations(model)
     snn, x = convert(qcfs, on_unsupported="analog"), torch.randn(2, 3)
     assert torch.equal(snn(x), qcfs(x))
