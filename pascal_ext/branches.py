@@ -87,9 +87,8 @@ def symbolic_len() -> Iterator[None]:
 
     Python's own insists on an integer, so a proxy's ``__len__`` could not give a symbol.
     """
-    importlib.import_module(
-        "torch._dynamo.trace_rules"
-    )  # tracing may import it, and it keeps the len that it then sees
+    # Tracing may import this, and it keeps the len that it then sees: let it see Python's own.
+    importlib.import_module("torch._dynamo.trace_rules")
     real = builtins.len
 
     def symbolic(value: Any, /) -> Any:

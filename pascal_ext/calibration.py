@@ -66,7 +66,8 @@ def calibrate(
             are then as they were.
 
     Warns:
-        UserWarning: a layer is dead, that is, all its activations are zero. It keeps its threshold.
+        UserWarning: layers, or channels of theirs, are dead, that is, all their activations are zero. They keep their
+            thresholds. One warning tells of all.
     """
     if method not in METHODS:
         raise InvalidArgumentError(f"method={method!r} is unknown; choose one of {list(METHODS)}")

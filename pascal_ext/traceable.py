@@ -44,8 +44,8 @@ def copied(model: nn.Module) -> nn.Module:
 def _unwrap_parts(model: nn.Module) -> None:
     for name, part in model._modules.items():
         if part is not None:
-            model._modules[name] = unwrapped(part)
-            _unwrap_parts(unwrapped(part))
+            model._modules[name] = inner = unwrapped(part)
+            _unwrap_parts(inner)
 
 
 def check_traceable(model: nn.Module) -> None:

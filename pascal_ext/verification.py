@@ -21,7 +21,7 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.observers import evaluating
 from pascal_ext.ops.pasc_if import quantise
-from pascal_ext.ops.pasc_if.ties import TF32_EPSILON
+from pascal_ext.ops.pasc_if.ties import epsilon_of
 from pascal_ext.outputs import fields_of
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import unwrapped
@@ -292,9 +292,7 @@ def _close(expected: Tensor, found: Tensor) -> bool:
         expected, found = torch.view_as_real(expected), torch.view_as_real(found)
     if expected.shape != found.shape or not (expected.is_floating_point() and found.is_floating_point()):
         return expected.dtype == found.dtype and torch.equal(expected, found)
-    epsilon = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
-    if expected.dtype == torch.float32 and expected.is_cuda:
-        epsilon = max(epsilon, TF32_EPSILON)
+    epsilon = max(epsilon_of(tensor.dtype, tensor.device.type) for tensor in (expected, found))
     finite = expected[expected.isfinite()].abs()
     within = float(finite.max()) * epsilon**DIGITS if finite.numel() else 0.0
     return torch.allclose(found, expected.to(found.dtype), rtol=0.0, atol=within, equal_nan=True)

@@ -57,9 +57,8 @@ def margin(levels: int, dtype: torch.dtype, device: str) -> tuple[float, float]:
         dtype: of the currents.
         device: its type.
     """
-    tie, epsilon = TIE, torch.finfo(dtype).eps
-    if dtype == torch.float32 and device == "cuda" and _allows_tf32():
-        tie, epsilon = TF32_TIE, TF32_EPSILON
+    epsilon = epsilon_of(dtype, device)
+    tie = TF32_TIE if epsilon == TF32_EPSILON else TIE
     widest = 0.5 if epsilon > COARSE else math.inf
     return min(tie * epsilon * levels, widest), widest
 
@@ -75,6 +74,13 @@ def margins(threshold: Tensor, levels: int, dtype: torch.dtype, largest: Tensor 
     """
     size, (least, widest) = threshold.abs(), margin(levels, dtype, threshold.device.type)
     return ((size.amax() if largest is None else largest) / size * least).clamp(max=widest)
+
+
+def epsilon_of(dtype: torch.dtype, device: str) -> float:
+    """ε of products in ``dtype`` on a device of this type: TF32's where torch may round their factors so."""
+    if dtype == torch.float32 and device == "cuda" and _allows_tf32():
+        return TF32_EPSILON
+    return torch.finfo(dtype).eps
 
 
 def _allows_tf32() -> bool:
