@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -340,6 +341,18 @@ def test_inference_mode(x: Tensor) -> None:
     qcfs = quantised(case.build(), case.data())
     with torch.inference_mode():
         assert_close(convert(qcfs)(x), qcfs(x))
+
+
+@pytest.mark.parametrize("make", [convert, lambda qcfs: copy.deepcopy(convert(qcfs))])
+def test_networks_made_in_inference_mode(make: Callable[[nn.Module], SpikingNetwork], x: Tensor) -> None:
+    qcfs, _ = network("norm after")
+    with torch.inference_mode():
+        snn = make(qcfs.float())
+        snn(x.float())
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x.float()), qcfs(x.float()))
+        snn.reset()
+    assert snn.ties == 0
 
 
 def test_channels_last(x: Tensor) -> None:
