@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import linecache
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,7 +100,8 @@ class SpikingNetwork(nn.Module):
             _function(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
         )
         self._first_neurons = first_neurons(continuing)
-        self._divisible = not self._analog_nodes and chunking.divisible(self._spikes_graph)
+        self._mixing = chunking.mixing(self._spikes_graph, self)
+        self._holds_samples = chunking.holds_samples(self._spikes_graph)
         self._batch_ndim = batch_ndim(self._counts_graph, self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,10 +110,10 @@ class SpikingNetwork(nn.Module):
         Raises:
             InvalidArgumentError: no tensor among the inputs, different batch sizes, or another number of dimensions.
         """
-        chunk = self._chunk
+        chunk = self._chunk if self._mixing is None else None
         if isinstance(chunk, int) and presented((args, kwargs), self._step_mode, self._batch_ndim)[0] > chunk:
-            pieces = chunking.split((args, kwargs), chunk, self._sample_dim)
-            return chunking.join([self._present(*inputs) for inputs in pieces], self._sample_dim, chunk)
+            outputs = [self._present(*inputs) for inputs in chunking.split((args, kwargs), chunk, self._sample_dim)]
+            return chunking.join(outputs, self._sample_dim, chunk, constants=not self._holds_samples)
         return self._present(args, kwargs)
 
     def _present(self, args: Any, kwargs: Any) -> Any:
@@ -155,7 +157,8 @@ class SpikingNetwork(nn.Module):
     def _piece(self, batch: int, means: Any, references: tuple[Reference, ...] | None, continues: bool) -> int:
         """How many samples are simulated at a time, where no one notices."""
         chunking.keep_freed_memory()
-        if self._chunk != chunking.AUTO or batch == 1 or not self._divisible:
+        divisible = self._mixing is None and not self._analog_nodes and self._holds_samples
+        if self._chunk != chunking.AUTO or batch == 1 or not divisible:
             return batch
         leaves = [x for x in pytree.tree_leaves(means) if isinstance(x, Tensor)]
         if any(x.device.type != "cpu" for x in leaves):
@@ -220,12 +223,20 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             InvalidArgumentError: on setting, where it is none of these.
+
+        Warns:
+            UserWarning: on setting a number, where an operation (on decoded values, see :attr:`analog_nodes`) works
+                across the samples: these are then simulated at once.
         """
         return self._chunk
 
     @chunk.setter
     def chunk(self, value: int | str | None) -> None:
         self._chunk = chunking.check_chunk(value)
+        if isinstance(value, int) and self._mixing is not None:
+            warnings.warn(
+                f"chunk={value} has no effect: {self._mixing} works across the samples of a batch", stacklevel=2
+            )
 
     @property
     def step_mode(self) -> str:
