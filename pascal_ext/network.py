@@ -321,6 +321,21 @@ class SpikingNetwork(nn.Module):
             f"execution={self.execution}, step_mode={self.step_mode}, levels={levels}, latency={self.latency}{analog}"
         )
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *found: list[str]
+    ) -> None:
+        errors = found[-1]
+        for name, neuron in self.neurons.items():
+            key, threshold = f"{prefix}{name}.v_threshold", neuron.v_threshold
+            saved = state_dict.get(key)
+            if isinstance(saved, Tensor) and saved.shape == threshold.shape and not _has_signs_of(saved, threshold):
+                errors.append(
+                    f"{key!r} is zero, not finite or of another sign than that of the network, which is converted for "
+                    "thresholds of that sign; convert the model again with these thresholds"
+                )
+                state_dict[key] = threshold
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *found)
+
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if not key.startswith("_run_")}
         return {**state, **{key: graph_to_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
@@ -330,6 +345,12 @@ class SpikingNetwork(nn.Module):
             {**state, **{key: graph_from_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
         )
         self._compile()
+
+
+def _has_signs_of(saved: Tensor, threshold: Tensor) -> bool:
+    if saved.is_meta or threshold.is_meta:
+        return True  # for all that is known
+    return bool((saved.isfinite() & (saved.sign() == threshold.sign().to(saved))).all())
 
 
 def _same(tensor: Tensor) -> Tensor:

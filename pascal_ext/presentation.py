@@ -59,8 +59,9 @@ def presented(inputs: Any, step_mode: str, bounds: Bounds) -> tuple[int, Any]:
 
     means = pytree.tree_map_only(Tensor, mean, inputs)
     if not sizes or any(size != sizes[0] for size in sizes):
-        found = sorted(set(sizes)) or "no tensor"
-        raise InvalidArgumentError(f"all inputs must have the same batch size; got {found} in step mode {step_mode!r}")
+        raise InvalidArgumentError(
+            f"all inputs must have the same batch size; got {sizes or 'no tensor'} in step mode {step_mode!r}"
+        )
     return sizes[0], means
 
 
