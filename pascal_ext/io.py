@@ -65,6 +65,8 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     if hooked:
         warnings.warn(f"the file does not hold the forward hooks of {hooked}", stacklevel=2)
     loose = ["", *containers]
+    parameters = dict(snn.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in reversed(parameters.items())}
     structure = {
         "version": FORMAT_VERSION,
         "counts_graph": graph_to_dict(snn.counts_graph),
@@ -72,6 +74,8 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "modules": modules,
         "parameters": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_parameters(recurse=False)],
         "buffers": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_buffers(recurse=False)],
+        "tied": {name: first[id(p)] for name, p in parameters.items() if first[id(p)] != name},
+        "frozen": [name for name, parameter in parameters.items() if not parameter.requires_grad],
         "latency": snn.latency,
         "analog_nodes": list(snn.analog_nodes),
         "execution": snn.execution,
@@ -133,6 +137,12 @@ def _network(
         for name in structure[kind]:
             _set(root, name, nn.Parameter(tensors[name]) if kind == "parameters" else tensors[name])
     root.load_state_dict(tensors, assign=True)
+    parameters = dict(root.named_parameters())
+    for name in parameters.keys() & structure.get("frozen", ()):
+        parameters[name].requires_grad_(False)
+    for name, first in structure.get("tied", {}).items():
+        if name in parameters and first in parameters:  # not the learnt thresholds of neurons, which are buffers here
+            _set(root, name, parameters[first])
     counts, spikes = graph_from_dict(structure["counts_graph"]), graph_from_dict(structure["spikes_graph"])
     for node in (*counts.nodes, *spikes.nodes):
         if node.op in ("get_attr", "call_module"):

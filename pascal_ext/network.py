@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import linecache
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -365,4 +366,5 @@ def _function(graph: fx.Graph) -> Callable[..., Any]:
     namespace: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, filename, "exec"), namespace)
     function: Callable[..., Any] = namespace["forward"]
+    weakref.finalize(function, linecache.cache.pop, filename, None)
     return function

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from pascal_ext import convert, load, save
+from pascal_ext import QCFS, convert, load, save
 from pascal_ext.errors import SerializationError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.ops.pasc_if import selection
@@ -324,3 +324,16 @@ def test_names_of_nodes_are_made_harmless(path: Path) -> None:
     edit = replaced("call_method", target="relu", name=f"x = {MARK} #")
     load(edited(path, edit))(torch.randn(2, 3, 6, 6, dtype=torch.float64))
     assert torch.initial_seed() != 4242
+
+
+def test_parameters_stay_tied_and_frozen(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), QCFS(4), nn.Linear(4, 4), QCFS(4), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    model[4].bias.requires_grad_(False)
+    snn = convert(model)
+    save(snn, tmp_path / "snn.safetensors")
+    loaded = load(tmp_path / "snn.safetensors")
+    assert loaded.get_parameter("2.weight") is loaded.get_parameter("0.weight")
+    assert loaded.get_parameter("4.weight") is not loaded.get_parameter("0.weight")
+    expected = {name: parameter.requires_grad for name, parameter in snn.named_parameters()}
+    assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == expected

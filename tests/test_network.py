@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import linecache
 from collections.abc import Callable
 from typing import Any
 
@@ -451,3 +453,16 @@ def test_thresholds_that_the_graphs_are_not_made_for(sign: str, x: Tensor) -> No
     snn.load_state_dict(state)
     qcfs.get_parameter("relu.threshold").data.mul_(0.5)
     assert_close(snn(x), qcfs(x))
+
+
+def test_sources_go_with_their_network() -> None:
+    def sources() -> int:
+        return sum(str(name).startswith("<pascal_ext network") for name in linecache.cache)
+
+    gc.collect()
+    before = sources()
+    _, snn = network("norm after")
+    assert sources() > before
+    del snn
+    gc.collect()
+    assert sources() == before
