@@ -157,7 +157,7 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     kind = f"torch.nn.{type(module).__name__}"
     if type(module).__init__ is nn.Module.__init__ or isinstance(module, nn.Identity):  # nn.Sigmoid ...: there are none
         return {"class": kind, "options": options}
-    for option, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
+    for option, parameter in _constructor_options(module):
         if option in ("device", "dtype") or option.startswith("_"):  # _weight: the parameter itself
             continue
         if isinstance(module, nn.Hardtanh) and option in ("min_value", "max_value"):  # old names
@@ -171,6 +171,18 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
             raise SerializationError(f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r}")
         options[option] = value
     return {"class": kind, "options": options}
+
+
+def _constructor_options(module: nn.Module) -> list[tuple[str, inspect.Parameter]]:
+    """The arguments of a torch module's constructor, which recurrent layers hide behind ``*args, **kwargs``."""
+    if not isinstance(module, nn.RNNBase):
+        return list(inspect.signature(type(module).__init__).parameters.items())[1:]
+    options = dict(inspect.signature(nn.RNNBase.__init__).parameters)
+    if not isinstance(module, nn.LSTM):  # the others refuse it
+        del options["proj_size"]
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY)
+    return list(options.items())[2:]  # without self and the mode, which the class says
 
 
 def _backend_or_auto(name: str) -> str:
