@@ -53,8 +53,8 @@ class SpikingNetwork(nn.Module):
         analog_nodes: see :attr:`analog_nodes`.
 
     Attributes:
-        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties,
-            see :mod:`pascal_ext.ops.pasc_if.ties`. It costs one more pass of the ANN, and makes the spikes exactly
+        settle_ties: whether the spikes execution, in evaluation mode, lets the counts settle rounding ties, see
+            :mod:`pascal_ext.ops.pasc_if.ties`. It costs one more pass of the ANN, and makes the spikes exactly
             those of the ANN; without it a neuron in a million differs, and deep networks spread that.
         chunk: see the property.
 
@@ -204,7 +204,11 @@ class SpikingNetwork(nn.Module):
 
     @property
     def execution(self) -> str:
-        """``"spikes"`` simulates every spike; ``"counts"`` propagates spike counts at the ANN's cost. Same answers."""
+        """``"spikes"`` simulates every spike; ``"counts"`` propagates spike counts at the ANN's cost. Same answers.
+
+        A neuron whose current is NaN is NaN in both. Only on accelerators, and with ``settle_ties`` off, may the spikes
+        fall silent there.
+        """
         return self._execution
 
     @execution.setter
