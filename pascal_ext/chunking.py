@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.operations import name_of, shape_argument
+from pascal_ext.operations import argument, describe, dims_of, name_of, shape_argument
 from pascal_ext.ops import timefold
 
 AUTO = "auto"
@@ -27,6 +28,12 @@ FRESH = 32 << 20  # bytes; larger tensors get new memory from the system every t
 CALL = 400 << 10  # bytes that move while a layer is called
 IMAGES = 16  # torch on one thread multiplies 1×1 convolutions of fewer images one by one,
 PIXELS = 16  # which is slow where an image has fewer of these
+_WHOLE = "amax amin mean roll sum".split()
+_DIMS = {  # where their dimensions stand among the arguments; those of _WHOLE work along all where there are none
+    **dict.fromkeys("amax amin argsort cummax cummin cumprod cumsum flip log_softmax logcumsumexp".split(), 1),
+    **dict.fromkeys("mean softmax softmin sort sum".split(), 1),
+    **dict.fromkeys("normalize roll topk".split(), 2),
+}
 _SHAPED = ("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
@@ -53,22 +60,55 @@ def check_chunk(value: Any) -> int | str | None:
     return chunk
 
 
-def divisible(graph: fx.Graph) -> bool:
-    """Whether the outputs of a time-folded graph hold one entry for each sample, and no value depends on how many there
-    are. Not all that is divisible is found out.
+def holds_samples(graph: fx.Graph) -> bool:
+    """Whether all outputs of a time-folded graph surely hold one entry for each sample; else some may be constants.
 
     Args:
-        graph: see :class:`pascal_ext.lowering.Lowering`; without operations on decoded values, which may mix samples.
+        graph: see :class:`pascal_ext.lowering.Lowering`.
     """
-    batch = next(iter(graph.nodes))
+    return not any(node.target is timefold.present and node.args[1] is None for node in graph.nodes)
+
+
+def mixing(graph: fx.Graph, root: nn.Module) -> str | None:
+    """An operation of a time-folded graph that makes of one sample what depends on the others, or on their number.
+
+    Only operations on decoded values can. Those that do not give a row for each sample, a network refuses when it runs;
+    of the others the common ones are found out.
+
+    Args:
+        graph: see :class:`pascal_ext.lowering.Lowering`.
+        root: what its modules are found in.
+    """
+    batch, _, *inputs = (node for node in graph.nodes if node.op == "placeholder")
+    values = set(inputs)  # and all that depends on them
     for node in graph.nodes:
-        if node.target is timefold.present and node.args[1] is None:
-            return False
-    return all(
-        getattr(node.target, "__module__", None) == timefold.__name__
-        or (name_of(node) in _SHAPED and shape_argument(node)[0] is batch)
-        for node in batch.users
-    )
+        if not values.isdisjoint(node.all_input_nodes):
+            values.add(node)
+        if getattr(node.target, "__module__", None) == timefold.__name__:
+            continue
+        shapes = name_of(node) in _SHAPED and shape_argument(node)[0] is batch
+        if (batch in node.all_input_nodes and not shapes) or (node in values and _works_across(node, root)):
+            return describe(node, root)
+    return None
+
+
+def _works_across(node: fx.Node, root: nn.Module) -> bool:
+    """Whether an operation surely works along dimension 0."""
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        by_batch = isinstance(module, _BatchNorm) and module.running_mean is None
+        return by_batch or getattr(module, "dim", None) == 0
+    name = name_of(node)
+    if name == "batch_norm":
+        return bool(argument(node, 5, "training", False))
+    if name == "getitem":  # else of a sequence, it may be
+        return getattr(node.args[0], "target", None) is timefold.decode and 0 in (dims_of(node, root) or ())
+    if name not in _DIMS:
+        return False
+    dims = argument(node, _DIMS[name], "dims" if name in ("flip", "roll") else "dim", None)
+    if dims is None or dims in ([], ()):
+        return name in _WHOLE
+    return dims == 0 or (isinstance(dims, (tuple, list)) and 0 in dims)
 
 
 def samples_at_a_time(
@@ -77,12 +117,14 @@ def samples_at_a_time(
     """How many of ``batch`` samples to simulate at a time.
 
     Args:
-        trains: the bytes of each layer's spikes for one sample.
+        trains: the bytes of each layer's spikes for one sample; where there are none, nothing is to be simulated.
         pixels: of the smallest feature map.
         convolutions: the network's.
         levels: their mean.
         batch: number of samples.
     """
+    if not trains:
+        return batch
     kernels = sum(layer.weight.nbytes for layer in convolutions)
     return size_for_cache(trains, kernels, batch, least_samples(convolutions, pixels, levels))
 
@@ -125,20 +167,26 @@ def split(inputs: Any, size: int, dim: int) -> Iterator[Any]:
         yield pytree.tree_unflatten(part, spec)
 
 
-def join(outputs: list[Any], dim: int, size: int) -> Any:
-    """The outputs for the whole batch; what is no tensor, or the same constant in every piece, stays as it is.
+def join(outputs: list[Any], dim: int, size: int, constants: bool = False) -> Any:
+    """The outputs for the whole batch; what is no tensor stays as it is.
+
+    Args:
+        outputs: of each piece.
+        dim: the dimension of the samples.
+        size: samples of all pieces but the last.
+        constants: whether some tensors may be constants of the network, which are not joined.
 
     Raises:
         InvalidArgumentError: an output does not hold the samples of its piece in ``dim``.
     """
     leaves = [pytree.tree_flatten(output)[0] for output in outputs]
-    joined = [_join(pieces, dim, size) for pieces in zip(*leaves, strict=True)]
+    joined = [_join(pieces, dim, size, constants) for pieces in zip(*leaves, strict=True)]
     return pytree.tree_unflatten(joined, pytree.tree_flatten(outputs[0])[1])
 
 
-def _join(pieces: tuple[Any, ...], dim: int, size: int) -> Any:
+def _join(pieces: tuple[Any, ...], dim: int, size: int, constants: bool) -> Any:
     first = pieces[0]
-    if not isinstance(first, Tensor) or all(piece.data_ptr() == first.data_ptr() for piece in pieces):
+    if not isinstance(first, Tensor) or (constants and _is_constant(pieces, dim)):
         return first
     if first.ndim <= dim or first.shape[dim] != size:
         raise InvalidArgumentError(
@@ -146,3 +194,11 @@ def _join(pieces: tuple[Any, ...], dim: int, size: int) -> Any:
             f"of the {size} samples in dimension {dim}; set chunk to None"
         )
     return torch.cat(pieces, dim)
+
+
+def _is_constant(pieces: tuple[Tensor, ...], dim: int) -> bool:
+    """Whether the pieces are one tensor, and not one sample repeated, or nothing."""
+    first = pieces[0]
+    if any(piece.data_ptr() != first.data_ptr() or piece.shape != first.shape for piece in pieces):
+        return False
+    return first.ndim <= dim or (first.numel() > 0 and first.stride(dim) > 0)

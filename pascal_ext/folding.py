@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pascal_ext.exchanged import call_with, kept
 from pascal_ext.kinds import Kind, kind_of
 from pascal_ext.observers import has_hooks
 from pascal_ext.ops import timefold
-
-_kept: WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     """``layer(scale * spikes)``, with the scale multiplied into the weights: the layer reads binary spikes.
 
     The layer keeps its own weights, which are the ANN's. The product is kept for the next call where no gradient is
-    recorded, until the weights or the scale change (in any way but behind autograd's back, through ``.data``). A linear
-    layer has far more weights than outputs, so there the latter are multiplied by a single value, and there is no
-    second copy of the weights.
+    recorded, until the weights or the scale change, see :func:`pascal_ext.exchanged.kept`. A linear layer has far more
+    weights than outputs, so there the latter are multiplied by a single value, and there is no second copy of the
+    weights.
 
     Args:
         layer: a convolution, transposed convolution or linear layer.
@@ -44,9 +40,8 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         parameters = {"weight": scaled_weight(layer, scale)}
     else:
-        key = _state(layer.weight, scale)
-        parameters = _keep(layer, key, lambda: {"weight": scaled_weight(layer, scale)})
-    return functional_call(layer, parameters, (spikes,))
+        parameters = kept(layer, (layer.weight, scale), None, lambda: {"weight": scaled_weight(layer, scale)})
+    return call_with(layer, parameters, spikes)
 
 
 def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
@@ -60,9 +55,9 @@ def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
         return normed
     # torch changes running statistics in training without counting it as a change; batches it does count
     statistics = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-    key = norm.eps, _state(layer.weight, layer.bias, scale, norm.weight, norm.bias, *statistics)
-    parameters = _keep(layer, key, lambda: _folded(layer, scaled_weight(layer, scale), norm))
-    return functional_call(layer, parameters, (spikes,))
+    tensors = (layer.weight, layer.bias, scale, norm.weight, norm.bias, *statistics)
+    parameters = kept(layer, tensors, norm.eps, lambda: _folded(layer, scaled_weight(layer, scale), norm))
+    return call_with(layer, parameters, spikes)
 
 
 def _can_fold(layer: Any, norm: Any) -> bool:
@@ -70,21 +65,6 @@ def _can_fold(layer: Any, norm: Any) -> bool:
     if not isinstance(layer, _ConvNd) or getattr(norm.forward, "__func__", None) is not _BatchNorm.forward:
         return False
     return not norm.training and norm.running_var is not None and layer.weight.dtype == torch.float32
-
-
-def _keep(layer: nn.Module, key: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The parameters that ``make`` made for ``layer`` in its last call, as long as they had this ``key``."""
-    known, parameters = _kept.get(layer, (None, {}))
-    if known != key:
-        parameters = make()
-        _kept[layer] = (key, parameters)
-    return parameters
-
-
-def _state(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """What changes when one of the tensors does; inference tensors do not change."""
-    found = [x for x in tensors if x is not None]
-    return tuple((x.data_ptr(), 0 if x.is_inference() else x._version, x.dtype, x.device) for x in found)
 
 
 def scaled_weight(layer: Any, scale: Tensor) -> Tensor:

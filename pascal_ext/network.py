@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import linecache
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,7 +100,8 @@ class SpikingNetwork(nn.Module):
             _function(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
         )
         self._first_neurons = first_neurons(continuing)
-        self._divisible = not self._analog_nodes and chunking.divisible(self._spikes_graph)
+        self._mixing = chunking.mixing(self._spikes_graph, self)
+        self._holds_samples = chunking.holds_samples(self._spikes_graph)
         self._batch_ndim = batch_ndim(self._counts_graph, self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,10 +110,10 @@ class SpikingNetwork(nn.Module):
         Raises:
             InvalidArgumentError: no tensor among the inputs, different batch sizes, or another number of dimensions.
         """
-        chunk = self._chunk
+        chunk = self._chunk if self._mixing is None else None
         if isinstance(chunk, int) and presented((args, kwargs), self._step_mode, self._batch_ndim)[0] > chunk:
-            pieces = chunking.split((args, kwargs), chunk, self._sample_dim)
-            return chunking.join([self._present(*inputs) for inputs in pieces], self._sample_dim, chunk)
+            outputs = [self._present(*inputs) for inputs in chunking.split((args, kwargs), chunk, self._sample_dim)]
+            return chunking.join(outputs, self._sample_dim, chunk, constants=not self._holds_samples)
         return self._present(args, kwargs)
 
     def _present(self, args: Any, kwargs: Any) -> Any:
@@ -159,7 +161,8 @@ class SpikingNetwork(nn.Module):
     def _piece(self, batch: int, means: Any, references: tuple[Reference, ...] | None, continues: bool) -> int:
         """How many samples are simulated at a time, where no one notices."""
         chunking.keep_freed_memory()
-        if self._chunk != chunking.AUTO or batch == 1 or not self._divisible:
+        divisible = self._mixing is None and not self._analog_nodes and self._holds_samples
+        if self._chunk != chunking.AUTO or batch == 1 or not divisible:
             return batch
         leaves = [x for x in pytree.tree_leaves(means) if isinstance(x, Tensor)]
         if any(x.device.type != "cpu" for x in leaves):
@@ -228,12 +231,20 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             InvalidArgumentError: on setting, where it is none of these.
+
+        Warns:
+            UserWarning: on setting a number, where an operation (on decoded values, see :attr:`analog_nodes`) works
+                across the samples: these are then simulated at once.
         """
         return self._chunk
 
     @chunk.setter
     def chunk(self, value: int | str | None) -> None:
         self._chunk = chunking.check_chunk(value)
+        if isinstance(value, int) and self._mixing is not None:
+            warnings.warn(
+                f"chunk={value} has no effect: {self._mixing} works across the samples of a batch", stacklevel=2
+            )
 
     @property
     def step_mode(self) -> str:
@@ -318,6 +329,21 @@ class SpikingNetwork(nn.Module):
             f"execution={self.execution}, step_mode={self.step_mode}, levels={levels}, latency={self.latency}{analog}"
         )
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *found: list[str]
+    ) -> None:
+        errors = found[-1]
+        for name, neuron in self.neurons.items():
+            key, threshold = f"{prefix}{name}.v_threshold", neuron.v_threshold
+            saved = state_dict.get(key)
+            if isinstance(saved, Tensor) and saved.shape == threshold.shape and not _has_signs_of(saved, threshold):
+                errors.append(
+                    f"{key!r} is zero, not finite or of another sign than that of the network, which is converted for "
+                    "thresholds of that sign; convert the model again with these thresholds"
+                )
+                state_dict[key] = threshold
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *found)
+
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if not key.startswith("_run_")}
         return {**state, **{key: graph_to_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
@@ -327,6 +353,12 @@ class SpikingNetwork(nn.Module):
             {**state, **{key: graph_from_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
         )
         self._compile()
+
+
+def _has_signs_of(saved: Tensor, threshold: Tensor) -> bool:
+    if saved.is_meta or threshold.is_meta:
+        return True  # for all that is known
+    return bool((saved.isfinite() & (saved.sign() == threshold.sign().to(saved))).all())
 
 
 def _same(tensor: Tensor) -> Tensor:

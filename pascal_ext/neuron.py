@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pascal_ext import functional
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.observers import is_transformed
 from pascal_ext.ops.pasc_if import check_backend, pasc_if_settled, qcfs_activation, window_mean
 from pascal_ext.ops.thresholds import as_threshold
 from pascal_ext.plan import check_levels
@@ -32,7 +33,7 @@ class PascIF(nn.Module):
     spelled out: the result is what it stands for, the activation ``λ/L · k``, [1, N, ...].
 
     Args:
-        levels: L, the number of emitted timesteps.
+        levels: L, the number of emitted timesteps; to have others, convert again.
         v_threshold: λ, a scalar or one value per channel; the buffer ``v_threshold``.
         backend: see :func:`pascal_ext.functional.pasc_if`.
         execution: ``"spikes"`` or ``"counts"``.
@@ -53,17 +54,24 @@ class PascIF(nn.Module):
         self, levels: int, v_threshold: float | Tensor = 1.0, *, backend: str = "auto", execution: str = "spikes"
     ) -> None:
         super().__init__()
-        self.levels = check_levels(levels)
+        self._levels = check_levels(levels)
         self.backend = backend
         self.execution = check_execution(execution)
         threshold = as_threshold(v_threshold)
         self.register_buffer("v_threshold", threshold)
-        self.register_buffer("ties", torch.zeros((), dtype=torch.int64, device=threshold.device), persistent=False)
+        with torch.inference_mode(False):  # in which it is changed in place, as it is outside
+            ties = torch.zeros((), dtype=torch.int64, device=threshold.device)
+        self.register_buffer("ties", ties, persistent=False)
 
     @classmethod
     def from_qcfs(cls, qcfs: QCFS, backend: str = "auto") -> PascIF:
         """The neuron that computes what ``qcfs`` computes, in units of its threshold."""
         return cls(qcfs.levels, qcfs.threshold, backend=backend)
+
+    @property
+    def levels(self) -> int:
+        """L, for reading: converted networks are made for the levels that their neurons have."""
+        return self._levels
 
     @property
     def backend(self) -> str:
@@ -95,12 +103,19 @@ class PascIF(nn.Module):
         if reference is None:
             return functional.pasc_if(x_seq, self.v_threshold, self.levels, self.backend)
         train, ties = pasc_if_settled(x_seq, self.v_threshold, self.levels, reference)
-        self.ties.add_(ties)
+        if not is_transformed():  # the count would be one of several
+            self._own_ties().add_(ties)
         return train
 
     def reset(self) -> None:
         """Set :attr:`ties` to zero. Nothing else is remembered between calls."""
-        self.ties.zero_()
+        self._own_ties().zero_()
+
+    def _own_ties(self) -> Tensor:
+        """:attr:`ties`, to be changed in place; a copy made in inference mode could not be changed outside of it."""
+        if not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled()) and self.ties.is_inference():
+            self.ties = self.ties.clone()
+        return self.ties
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, {describe_threshold(self.v_threshold)}, backend={self.backend}"

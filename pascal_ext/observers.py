@@ -55,3 +55,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def is_watched() -> bool:
     """Whether a dispatch mode (an operation counter, say) sees every operation."""
     return not torch.compiler.is_compiling() and bool(_get_current_dispatch_mode_stack())
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` (``vmap``, ``grad``) is running, whose tensors stand for others."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None

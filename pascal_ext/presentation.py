@@ -39,28 +39,30 @@ def presented(inputs: Any, step_mode: str, bounds: Bounds) -> tuple[int, Any]:
         bounds: see :func:`batch_ndim`.
 
     Raises:
-        InvalidArgumentError: no tensor among the inputs, different batch sizes, another number of dimensions, or
-            several timesteps of integers.
+        InvalidArgumentError: no tensor among the inputs, different batch sizes, another number of dimensions, no
+            timesteps, or several of integers.
     """
     multi_step = step_mode == "m"
-    sizes: set[int] = set()
+    sizes: list[int] = []  # which need not be numbers while a graph is exported
 
     def mean(x: Tensor) -> Tensor:
         if not bounds[0] <= x.ndim - multi_step <= bounds[1]:
             raise InvalidArgumentError(_wrong(tuple(x.shape), step_mode, bounds))
+        if multi_step and not len(x):
+            raise InvalidArgumentError(f"an input has no timesteps, {tuple(x.shape)}; step mode 'm' takes [T, N, ...]")
         if multi_step and len(x) > 1 and not (x.is_floating_point() or x.is_complex()):
             raise InvalidArgumentError(
                 f"an input of {x.dtype} has no temporal mean over {len(x)} timesteps; give it in one, x.unsqueeze(0)"
             )
-        sizes.add(x.shape[int(multi_step)])
+        sizes.append(x.shape[int(multi_step)])
         return timefold.mean(x) if multi_step else x
 
     means = pytree.tree_map_only(Tensor, mean, inputs)
-    if len(sizes) != 1:
+    if not sizes or any(size != sizes[0] for size in sizes):
         raise InvalidArgumentError(
-            f"all inputs must have the same batch size; got {sorted(sizes) or 'no tensor'} in step mode {step_mode!r}"
+            f"all inputs must have the same batch size; got {sizes or 'no tensor'} in step mode {step_mode!r}"
         )
-    return sizes.pop(), means
+    return sizes[0], means
 
 
 def _wrong(shape: tuple[int, ...], step_mode: str, bounds: Bounds) -> str:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pascal_ext import QCFS, chunking, convert
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
-from tests.cases import Net, assert_close, quantised, relu, tensors
+from tests.cases import Net, assert_close, parameter, quantised, relu, tensors
 from tests.networks import EXACT
 from tests.refused import ANALOG
 
@@ -169,6 +169,56 @@ def test_outputs_without_samples_are_refused() -> None:
     snn.chunk = 3
     with pytest.raises(InvalidArgumentError, match="chunk=3, but an output has the shape"):
         snn(x)
+
+
+MIXING: dict[str, Net] = {
+    "mean": Net(lambda m, x: (h := relu(m.a(x))) - h.mean(0), a=nn.Conv2d(3, 2, 1)),
+    "softmax": Net(lambda m, x: relu(m.a(x)).softmax(0), a=nn.Conv2d(3, 2, 1)),
+    "layer": Net(lambda m, x: m.b(relu(m.a(x))), a=nn.Conv2d(3, 2, 1), b=nn.Softmax(0)),
+    "norm": Net(lambda m, x: m.b(relu(m.a(x))), a=nn.Conv2d(3, 2, 1), b=nn.BatchNorm2d(2, track_running_stats=False)),
+    "first": Net(lambda m, x: (h := relu(m.a(x))) - h[:1], a=nn.Conv2d(3, 2, 1)),
+    "number of samples": Net(lambda m, x: relu(m.a(x)) / x.size(0), a=nn.Conv2d(3, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_samples_that_depend_on_each_other_stay_together(name: str) -> None:
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    snn = convert(quantised(MIXING[name].double(), [x]), on_unsupported="analog")
+    whole = snn(x)
+    with pytest.warns(UserWarning, match="chunk=2 has no effect: .* works across the samples"):
+        snn.chunk = 2
+    assert_close(snn(x), whole)
+
+
+@pytest.mark.parametrize("name", ["attention", "sequence first", "squeeze and excitation", "recurrent", "moments"])
+def test_decoded_samples_are_cut_all_the_same(name: str) -> None:
+    case = ANALOG[name]
+    snn, data = convert(quantised(case.build(), case.data()), on_unsupported="analog"), case.data()
+    whole = snn(*data)
+    snn.chunk = 2
+    assert_close(snn(*data), whole)
+
+
+@pytest.mark.parametrize("chunk", ["auto", 1, 16])
+def test_pieces_in_one_place(chunk: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that are one sample repeated, and those without features, lie in the same place in every piece."""
+    monkeypatch.setattr(chunking, "size_for_cache", lambda *_: 1)
+    with_constant = Net(lambda m, x: (x, relu(m.a(x))[:, :0], m.scale), a=nn.Conv2d(3, 2, 1), scale=parameter(5))
+    x = torch.randn(1, 3, 8, 8).expand(64, -1, -1, -1)
+    for model in (with_constant, Net(lambda m, x: (x, relu(m.a(x))[:, :0]), a=nn.Conv2d(3, 2, 1))):
+        snn = convert(model, [x], progress=False)
+        snn.chunk = chunk
+        with torch.no_grad():
+            for execution in ("spikes", "counts"):
+                snn.execution = execution
+                assert_close(snn(x), model(x))
+
+
+def test_layers_without_neurons() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1)), torch.randn(5, 3, 2, 2)
+    with torch.no_grad():
+        assert_close(convert(model)(x), model(x))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pascal_ext import QCFS, convert, folding
+from pascal_ext import QCFS, convert, exchanged
 from pascal_ext.folding import call_normed, call_scaled
 from tests.cases import alive, assert_close
 
@@ -30,7 +30,7 @@ def test_linear_layers_keep_one_copy_of_their_weights(shape: tuple[int, ...], bi
     with torch.no_grad():
         expected = layer(scale * spikes)
         assert_close(call_scaled(layer, spikes, scale), expected)
-        assert layer not in folding._kept
+        assert layer not in exchanged._kept
         seen: list[Tensor] = []
         layer.register_forward_hook(lambda module, args, output: seen.extend((*args, output)))
         assert_close(call_scaled(layer, spikes, scale), expected)

@@ -37,6 +37,7 @@ LAYERS = (
         "chunking",
         "conversion",
         "counting",
+        "exchanged",
         "folding",
         "graph_format",
         "lowering",

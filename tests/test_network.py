@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -150,6 +151,29 @@ def test_forgotten_dimensions(model: nn.Module, shape: tuple[int, ...], mode: st
     snn.step_mode = mode
     with pytest.raises(InvalidArgumentError, match=match):
         snn(torch.ones(shape))
+
+
+def test_no_timesteps(x: Tensor) -> None:
+    _, snn = network()
+    snn.step_mode = "m"
+    for execution in ("spikes", "counts"):
+        snn.execution = execution
+        with pytest.raises(InvalidArgumentError, match=r"no timesteps, \(0, 3, 3, 6, 6\)"):
+            snn(x.new_empty(0, *x.shape))
+
+
+@pytest.mark.parametrize("dimension", [torch.export.Dim("batch"), torch.export.Dim.AUTO])
+@pytest.mark.parametrize("settle_ties", [False, True])
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+@torch.no_grad()
+def test_batch_sizes_of_an_exported_network(execution: str, settle_ties: bool, dimension: Any, x: Tensor) -> None:
+    _, snn = network("sum of branches")
+    snn.float().execution = execution
+    snn.settle_ties = settle_ties
+    exported = torch.export.export(snn, (x.float(),), dynamic_shapes=(({0: dimension},),)).module()
+    for size in (1, 2, 7):
+        batch = torch.randn(size, 3, 6, 6)
+        torch.testing.assert_close(exported(batch), snn(batch))
 
 
 # Settings
@@ -351,6 +375,18 @@ def test_training_updates_statistics_once(execution: str, x: Tensor) -> None:
     assert norm.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("make", [convert, lambda qcfs: copy.deepcopy(convert(qcfs))])
+def test_networks_made_in_inference_mode(make: Callable[[nn.Module], SpikingNetwork], x: Tensor) -> None:
+    qcfs, _ = network("norm after")
+    with torch.inference_mode():
+        snn = make(qcfs.float())
+        snn(x.float())
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x.float()), qcfs(x.float()))
+        snn.reset()
+    assert snn.ties == 0
+
+
 def test_channels_last(x: Tensor) -> None:
     qcfs, snn = network()
     with torch.no_grad():
@@ -407,3 +443,21 @@ def test_pairs_of_inputs_of_different_rank(x: Tensor) -> None:
     snn = convert(qcfs)
     assert_close(snn(x, y), qcfs(x, y))
     assert len(tensors(snn(x, y))) == 1
+
+
+SIGNS = {"negative": -0.5, "zero": 0.0, "infinite": float("inf"), "not a number": float("nan")}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_thresholds_that_the_graphs_are_not_made_for(sign: str, x: Tensor) -> None:
+    qcfs, snn = network("norm after")
+    before = snn(x)
+    state = {**snn.state_dict(), "relu.v_threshold": torch.full_like(snn.state_dict()["relu.v_threshold"], SIGNS[sign])}
+    for assign in (False, True):
+        with pytest.raises(RuntimeError, match=r"'relu\.v_threshold'.*convert"):
+            snn.load_state_dict(state, assign=assign)
+        assert_close(snn(x), before)
+    state["relu.v_threshold"] = qcfs.get_parameter("relu.threshold").detach() * 0.5
+    snn.load_state_dict(state)
+    qcfs.get_parameter("relu.threshold").data.mul_(0.5)
+    assert_close(snn(x), qcfs(x))

@@ -117,3 +117,10 @@ def test_arguments_are_checked_when_the_neuron_is_made() -> None:
 def test_the_threshold_has_to_fit_the_currents() -> None:
     with pytest.raises(InvalidArgumentError, match=r"shape \(4,\).*each of the 5 channels"):
         PascIF(4, PER_CHANNEL)(torch.rand(2, 3, 5))
+
+
+def test_levels_are_those_of_the_conversion() -> None:
+    neuron = PascIF(4)
+    with pytest.raises(AttributeError, match="levels"):
+        neuron.levels = 8  # type: ignore[misc]
+    assert neuron.levels == 4
