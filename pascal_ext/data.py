@@ -119,6 +119,13 @@ def first_batch(loader: Iterable[Any] | None, model: nn.Module) -> Batch | None:
     return None if loader is None or isinstance(loader, Iterator) else next(batches(loader, model))
 
 
+def inputs_of(model: nn.Module, batch: Batch) -> list[Any]:
+    """The parameters of ``model.forward``, in their order, as ``batch`` and their defaults have them."""
+    bound = inspect.signature(model.forward).bind(*batch.args, **batch.kwargs)
+    bound.apply_defaults()
+    return list(bound.arguments.values())
+
+
 def _check_call(model: nn.Module, batch: Batch) -> None:
     """Refuse inputs that are not the arguments of ``model.forward``."""
     forward = inspect.signature(model.forward)

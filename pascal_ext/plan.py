@@ -28,6 +28,11 @@ def check_levels(levels: SupportsIndex, where: str = "levels") -> int:
     return value
 
 
+def barrier(window: int, levels: int) -> int:
+    """Timesteps that a layer adds to its path: it integrates its window T1, settles, and emits."""
+    return window + max(window, levels) - 1 + levels
+
+
 class LevelPlan(Mapping[str, int]):
     """A frozen mapping from layer name to number of levels, with the reason for each.
 
