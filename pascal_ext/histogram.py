@@ -1,16 +1,39 @@
-"""Histograms of activations, and the thresholds that they ask for."""
+"""Activations of a layer, histograms of them, and the thresholds that they ask for."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pascal_ext import distributed
+from pascal_ext.errors import CalibrationError
 
 BINS = 4096
 CANDIDATES = 256  # thresholds tried by "mse", evenly spaced up to the largest activation
 AT_ONCE = 1 << 18  # boundaries of candidates looked up together: 2 MB in float64
+
+
+def rectified(name: str, z: Tensor, ceiling: float) -> Tensor:
+    """What a ReLU with a ceiling, infinite where it has none, makes of the pre-activations of the layer ``name``.
+
+    Raises:
+        CalibrationError: some are not finite.
+    """
+    values = z.clamp(0.0, None if math.isinf(ceiling) else ceiling)
+    if not bool(values.float().isfinite().all()):
+        raise CalibrationError(
+            f"layer {name!r} has activations that are not finite; look for NaN or Inf in the data or the weights"
+        )
+    return values
+
+
+def rows(values: Tensor, per_channel: bool) -> Tensor:
+    """[N, C, ...] -> [C, n] or [1, n], float32. Of [N], which has no channels, [1, N]."""
+    apart = per_channel and values.ndim > 1
+    return (values.transpose(0, 1).flatten(1) if apart else values.reshape(1, -1)).float()
 
 
 class Histogram:
@@ -46,6 +69,20 @@ class Histogram:
         offset = torch.arange(values.shape[0], device=values.device).unsqueeze(1) * self.bins
         flat = torch.bincount((index + offset).flatten(), minlength=self.counts.numel())
         self.counts += flat.view_as(self.counts)
+
+    def observe(self, name: str, values: Tensor, per_channel: bool) -> None:
+        """Add activations of the layer ``name``, [N, C, ...], all finite and >= 0.
+
+        Raises:
+            CalibrationError: they have not the channels of those before.
+        """
+        apart = rows(values.detach(), per_channel)
+        if self.counts is not None and len(apart) != len(self.counts):
+            raise CalibrationError(
+                f"layer {name!r} has {len(self.counts)} channels (dimension 1) in one batch and {len(apart)} in "
+                "another, so none can have a threshold of its own; use per_channel=False"
+            )
+        self.update(apart)
 
     def reduce(self) -> None:
         """Add up the histograms of all processes."""
