@@ -21,6 +21,7 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.observers import hooks_of
 from pascal_ext.ops.pasc_if import check_backend
+from pascal_ext.traceable import unwrapped
 
 _logger = logging.getLogger("pascal_ext")
 FORMAT_VERSION = 1
@@ -32,12 +33,20 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     """Write ``snn`` to one file: tensors as safetensors, everything else as JSON in the file's header.
 
     Raises:
+        InvalidArgumentError: ``snn`` is not a converted network.
         SerializationError: the network holds a module or calls a function that is not torch's or this package's, or a
-            layer that computes its weights anew in each forward, as pruning does.
+            layer that computes its weights anew in each forward, as pruning does; or the file cannot be written.
 
     Warns:
         UserWarning: layers have forward hooks, which the file does not hold.
     """
+    inner = unwrapped(snn)
+    if not isinstance(inner, SpikingNetwork):
+        raise InvalidArgumentError(
+            f"save() writes converted networks, and this is a {type(inner).__name__}: convert it first, with "
+            "pascal_ext.convert(model). An ANN is saved by torch.save(model.state_dict(), path)"
+        )
+    snn = inner
     modules, containers = {}, set()
     for name, module in snn.named_modules():
         if name and isinstance(module, PascIF):
@@ -80,7 +89,10 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "chunk": snn.chunk,
     }
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in snn.state_dict().items()}
-    save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
+    try:
+        save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
+    except (OSError, SafetensorError) as error:
+        raise SerializationError(f"cannot write {str(path)!r}: {error}") from error
 
 
 def load(

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from pascal_ext import convert, load, save
-from pascal_ext.errors import SerializationError
+from pascal_ext import QCFS, convert, load, save
+from pascal_ext.errors import InvalidArgumentError, SerializationError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.ops.pasc_if import selection
 from tests.cases import Net, assert_same_function, quantised, relu, tensors
@@ -178,6 +178,23 @@ def test_weights_that_a_file_cannot_hold(hook: Any, match: str, tmp_path: Path) 
     with pytest.raises(SerializationError, match=match):
         save(snn, tmp_path / "snn.safetensors")
     assert not any(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written(snn: SpikingNetwork, tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "x", tmp_path):
+        with pytest.raises(SerializationError, match="cannot write"):
+            save(snn, path)
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(3, 4), nn.ReLU()), QCFS(4), 3])
+def test_what_is_no_converted_network(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"convert it first|expected a model, .* got 3"):
+        save(model, tmp_path / "x")
+
+
+def test_of_a_compiled_network_the_file_holds_the_network(snn: SpikingNetwork, tmp_path: Path) -> None:
+    save(torch.compile(snn), tmp_path / "x")
+    assert load(tmp_path / "x").state_dict().keys() == snn.state_dict().keys()
 
 
 def test_hooks_are_not_in_the_file(snn: SpikingNetwork, tmp_path: Path) -> None:
