@@ -33,8 +33,11 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+# A minute and a half, to see that nothing became slow; docs/speed.md has the commands whose rows are kept.
 bench: .venv/ready
-	.venv/bin/python -m benchmarks
+	@mkdir -p build/bench
+	.venv/bin/python -m benchmarks.ops --rounds 3 --output build/bench/ops.jsonl --plot build/bench/ops.png
+	.venv/bin/python -m benchmarks.networks resnet20-32 --rounds 3 --no-memory --output build/bench/networks.jsonl
 
 clean:
 	rm -rf .venv .venv-sj14 build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +14,9 @@ from pascal_ext.activations import NO_QCFS_LAYERS, qcfs_layers
 from pascal_ext.correction import find_corrections, insert_bias_currents, settled
 from pascal_ext.data import batches
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.histogram import Histogram
+from pascal_ext.histogram import Histogram, rectified
 from pascal_ext.observers import evaluating
+from pascal_ext.plan import chosen
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import unwrapped
 
@@ -34,7 +34,7 @@ def calibrate(
     per_channel: bool | str = False,
     percentile: float = 99.9,
     correct: str | None = None,
-    only: Container[str] | None = None,
+    only: Collection[str] | None = None,
     progress: bool = True,
 ) -> M:
     """Set the thresholds of the model's QCFS layers from data, in one pass.
@@ -50,8 +50,8 @@ def calibrate(
         dataloader: batches as :func:`pascal_ext.data.split_batch` understands them; labels are not used.
         method: ``"mse"``, the λ whose QCFS has the least squared error against the ReLU (depends on the levels);
             ``"percentile"`` of the activations; or their ``"max"``.
-        per_channel: one λ for each channel (dimension 1) instead of one for each layer; with a correction also
-            ``"auto"``: where a channel has some thousands of activations to tell it from.
+        per_channel: one λ for each channel (dimension 1, where there is one) instead of one for each layer; with a
+            correction also ``"auto"``: where a channel has some thousands of activations to tell it from.
         percentile: for ``method="percentile"``, in (0, 100].
         correct: None, or ``"bias"``; needs the graph that :func:`pascal_ext.replace_activations` returns.
         only: names of the layers to calibrate; the others keep their thresholds, and quantise meanwhile.
@@ -61,9 +61,9 @@ def calibrate(
         ``model`` itself, with new thresholds and its train/eval flags as they were.
 
     Raises:
-        InvalidArgumentError: the model has no QCFS layer, or an argument is out of range.
-        CalibrationError: the loader is empty, an activation is not finite, or a layer is never reached. The thresholds
-            are then as they were.
+        InvalidArgumentError: the model has no QCFS layer, ``only`` names others, or an argument is out of range.
+        CalibrationError: the loader is empty, an activation is not finite, a layer is never reached, or one without a
+            correction has other channels in each batch. The thresholds are then as they were.
 
     Warns:
         UserWarning: layers, or channels of theirs, are dead, that is, all their activations are zero. They keep their
@@ -78,9 +78,11 @@ def calibrate(
     if per_channel not in (True, False) and (per_channel != "auto" or correct is None):
         raise InvalidArgumentError(f"per_channel={per_channel!r}: it is True, False, or 'auto' with correct='bias'")
     inner = unwrapped(model)
-    layers = {name: layer for name, layer in qcfs_layers(inner).items() if only is None or name in only}
+    layers = qcfs_layers(inner)
     if not layers:
         raise InvalidArgumentError(NO_QCFS_LAYERS)
+    wanted = chosen(only, layers)
+    layers = {name: layer for name, layer in layers.items() if name in wanted}
     desc = "calibrate" if progress else None
     biases: dict[str, Tensor] = {}
     dead: dict[str, str] = {}
@@ -123,13 +125,8 @@ def collect(
     histograms = {name: Histogram() for name in layers}
 
     def observe(name: str, layer: QCFS, z: Tensor) -> Tensor:
-        out = z.clamp(0.0, None if math.isinf(layer.ceiling) else layer.ceiling)
-        values = (out.detach().transpose(0, 1).flatten(1) if per_channel else out.detach().reshape(1, -1)).float()
-        if not bool(values.isfinite().all()):
-            raise CalibrationError(
-                f"layer {name!r} has activations that are not finite; look for NaN or Inf in the data or the weights"
-            )
-        histograms[name].update(values)
+        out = rectified(name, z, layer.ceiling)
+        histograms[name].observe(name, out, per_channel)
         return out
 
     with instead_of_quantising(model, layers, observe), torch.no_grad():

@@ -86,6 +86,7 @@ def convert(
     import pascal_ext
     from pascal_ext.specs import parse_levels
 
+    _check_folder(output)
     ann = _model(model, weights, qcfs)
     loader = None if data is None else _data(data, batch_size, limit, image_size, mean, std)
     wanted = None if levels is None else parse_levels(levels)
@@ -127,6 +128,7 @@ def allocate(
     from pascal_ext.allocation.planning import CHOICES
     from pascal_ext.specs import parse_whole_numbers
 
+    _check_folder(output)
     plan = pascal_ext.allocate(
         _model(model, weights, qcfs),
         _data(data, batch_size, limit, image_size, mean, std),
@@ -162,6 +164,7 @@ def reconstruct(
     import pascal_ext
     from pascal_ext.specs import parse_levels, save_weights
 
+    _check_folder(output)
     wanted = parse_levels(levels)
     if isinstance(wanted, str):
         raise InvalidArgumentError(f"give a number of levels, or the plan that allocate wrote, not {wanted!r}")
@@ -184,14 +187,14 @@ def verify(
     mean: MeanOption = "",
     std: StdOption = "",
 ) -> None:
-    """Compare NETWORK with MODEL, layer by layer; the exit status is 1 where a prediction differs."""
+    """Compare NETWORK with MODEL, layer by layer; the exit status is 1 where the two are not exactly equal."""
     import pascal_ext
 
     snn = pascal_ext.load(network)
     snn.execution = execution
     found = pascal_ext.verify(_model(model, weights, qcfs), snn, _data(data, batch_size, limit, image_size, mean, std))
     Console().print(str(found), markup=False, highlight=False)
-    if found.mismatched_predictions:
+    if not found.exact:
         raise typer.Exit(1)
 
 
@@ -212,6 +215,7 @@ def report(
     """Write a page about a converted network (verification, levels, spikes), or draw a saved report again."""
     from pascal_ext.report import Report
 
+    _check_folder(output)
     if source.suffix == ".json":
         page = Report.from_json(source)
     else:
@@ -225,6 +229,14 @@ def report(
         page.to_json(output.with_suffix(".json"))
     page.to_html(output)
     Console().print(f"The report: [bold]{output}[/bold]")
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse a file that cannot be written, before the work for it is done."""
+    if output.is_dir():
+        raise InvalidArgumentError(f"{str(output)!r} is a folder; give a file in it")
+    if not output.parent.is_dir():
+        raise InvalidArgumentError(f"there is no folder {str(output.parent)!r} for {output.name!r}")
 
 
 def _model(spec: str, weights: Path | None, qcfs: str | None) -> nn.Module:

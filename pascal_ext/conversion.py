@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import fx, nn
 
 from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
+from pascal_ext.agreement import warn_of_another_graph
 from pascal_ext.allocation.planning import allocate
 from pascal_ext.calibration import calibrate
 from pascal_ext.counting import counts_graph
+from pascal_ext.data import first_batch
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.folding import fold_batch_norms
 from pascal_ext.lowering import Lowering
@@ -18,6 +21,7 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops.pasc_if import check_backend
 from pascal_ext.plan import Levels, levels_of
+from pascal_ext.traceable import unwrapped
 from pascal_ext.tracing import trace
 
 CALIBRATION_OPTIONS = frozenset({"method", "per_channel", "percentile", "correct"})
@@ -73,7 +77,15 @@ def convert(
         CalibrationError: see :func:`pascal_ext.calibrate`.
         TracingError: see :func:`pascal_ext.tracing.trace`.
         UnsupportedOperationError: an operation has no exact spiking counterpart.
+
+    Warns:
+        UserWarning: on the first batch the model gives other outputs than its graph; or no activation of the model is
+            one that spikes can stand for.
     """
+    if isinstance(model, SpikingNetwork):
+        raise InvalidArgumentError("the model is a spiking network already; hand in the ANN")
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"the model must be an nn.Module, got {type(model).__name__}")
     check_execution(execution)
     check_backend(backend)
     if not isinstance(calibration, Mapping | None):
@@ -86,7 +98,11 @@ def convert(
     if on_unsupported not in ("raise", "analog"):
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
     options = {**(calibration or {}), "progress": progress}
-    quantised = _quantise(trace(model, dataloader), dataloader, levels, options)
+    traced = trace(model, dataloader)
+    batch = first_batch(dataloader, model)
+    if batch is not None:
+        warn_of_another_graph(unwrapped(model), traced, batch)
+    quantised = _quantise(traced, dataloader, levels, options)
     _check_thresholds(quantised)
     if fold_batch_norm:
         fold_batch_norms(quantised)
@@ -95,6 +111,8 @@ def convert(
     lowered = Lowering(quantised, analog=on_unsupported == "analog").run()
     snn = network(quantised, counts_graph(quantised), lowered.graph, lowered.latency, tuple(lowered.analog_nodes))
     snn.execution = execution
+    if not snn.neurons:
+        warnings.warn("no layer of the network spikes: the model has no ReLU-like activation", stacklevel=2)
     return snn
 
 

@@ -9,7 +9,6 @@ weights; here after the activation, whose threshold and rounding are part of wha
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from pascal_ext import distributed
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import batches
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.histogram import Histogram
+from pascal_ext.histogram import Histogram, rectified, rows
 from pascal_ext.lockstep import Lockstep
 from pascal_ext.qcfs import QCFS
 from pascal_ext.tracing import trace
@@ -72,9 +71,8 @@ def find_corrections(
             if node in by_node:
                 name = by_node[node]
                 layer = layers[name]
-                wanted = [_target(z, layer) for z in analog.inputs(node)]
+                wanted = [rectified(name, z, layer.ceiling) for z in analog.inputs(node)]
                 found = quantised.inputs(node)
-                _check_finite(name, wanted)
                 channels = _channels(wanted, per_channel)
                 threshold = settled(name, layer, _threshold(wanted, layer, channels >= 2, method, percentile), dead)
                 bias = _bias(found, wanted, layer, threshold, channels >= 1)
@@ -146,10 +144,6 @@ def _check_call_sites(traced: fx.GraphModule, model: nn.Module) -> None:
         )
 
 
-def _target(z: Tensor, layer: QCFS) -> Tensor:
-    return z.clamp(0.0, None if math.isinf(layer.ceiling) else layer.ceiling)
-
-
 def settled(name: str, layer: QCFS, threshold: Tensor, dead: dict[str, str]) -> Tensor:
     """What :meth:`Histogram.threshold` found, in the layer's dtype; where all activations are zero, what it has.
 
@@ -160,13 +154,6 @@ def settled(name: str, layer: QCFS, threshold: Tensor, dead: dict[str, str]) -> 
         dead[name] = "all its activations" if zero.all() else f"{int(zero.sum())} of {zero.numel()} channels"
         threshold = torch.where(zero, layer.threshold.detach().abs().max().to(threshold), threshold)
     return threshold.to(layer.threshold)
-
-
-def _check_finite(name: str, values: Iterable[Tensor]) -> None:
-    if not all(bool(value.isfinite().all()) for value in values):
-        raise CalibrationError(
-            f"layer {name!r} has activations that are not finite; look for NaN or Inf in the data or the weights"
-        )
 
 
 def _channels(values: list[Tensor], per_channel: bool | str) -> int:
@@ -180,15 +167,10 @@ def _channels(values: list[Tensor], per_channel: bool | str) -> int:
     return 2 if per_channel is True or (per_channel == "auto" and count >= ENOUGH) else 1
 
 
-def _rows(value: Tensor, per_channel: bool) -> Tensor:
-    """[N, C, ...] -> [C, n] or [1, n], float32."""
-    return (value.transpose(0, 1).flatten(1) if per_channel else value.reshape(1, -1)).float()
-
-
 def _threshold(values: list[Tensor], layer: QCFS, per_channel: bool, method: str, percentile: float) -> Tensor:
     histogram = Histogram()
     for value in values:
-        histogram.update(_rows(value, per_channel))
+        histogram.update(rows(value, per_channel))
     histogram.reduce()
     found = histogram.threshold(layer.levels, method, percentile)
     return found if per_channel else found.squeeze(0)
@@ -205,10 +187,10 @@ def _bias(found: list[Tensor], wanted: list[Tensor], layer: QCFS, threshold: Ten
     counts = torch.zeros(channels, bins, dtype=torch.float64, device=found[0].device)
     total = counts.new_zeros(channels)
     for z, value in zip(found, wanted, strict=True):
-        index = ((_rows(z, per_channel) / scale + 1) * BINS_PER_THRESHOLD).long().clamp_(0, bins - 1)
+        index = ((rows(z, per_channel) / scale + 1) * BINS_PER_THRESHOLD).long().clamp_(0, bins - 1)
         index += torch.arange(channels, device=z.device).unsqueeze(1) * bins
         counts += torch.bincount(index.flatten(), minlength=counts.numel()).view_as(counts)
-        total += (_rows(value, per_channel) / scale).sum(1, dtype=torch.float64)
+        total += (rows(value, per_channel) / scale).sum(1, dtype=torch.float64)
     counts, total = distributed.total(counts), distributed.total(total)
     share = counts / counts.sum(1, keepdim=True)
     mean = total / counts.sum(1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import length_hint
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -70,15 +71,17 @@ def split_batch(batch: Any, integers: bool = False) -> Batch:
     if not any(tensor.is_floating_point() or integers for tensor in tensors):
         kind = "" if integers else "floating-point "
         found = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors] or type(batch).__name__
+        arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(batch))
+        hint = " Make tensors of NumPy's arrays, with torch.from_numpy." if arrays else ""
         raise CalibrationError(
             f"a batch without {kind}inputs: {found}. Expected inputs, (inputs, labels), "
-            "((input, input), labels) or a dict of keyword arguments; are these labels without inputs?"
+            f"((input, input), labels) or a dict of keyword arguments; are these labels without inputs?{hint}"
         )
     return Batch(args, kwargs, target)
 
 
 def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | None = None) -> Iterator[Batch]:
-    """Iterate over ``loader`` as :class:`Batch`.
+    """Iterate over ``loader`` as :class:`Batch`; batches of no samples are left out.
 
     Args:
         loader: see :func:`split_batch` for what it may yield.
@@ -86,8 +89,8 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
         desc: name of a progress bar; None for no bar.
 
     Raises:
-        CalibrationError: the loader is not iterable, yields nothing, or yields batches without inputs, or with others
-            than ``model`` takes.
+        CalibrationError: the loader is not iterable, yields no samples, or yields batches without inputs, or with
+            others than ``model`` takes.
     """
     if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
         raise CalibrationError(
@@ -100,6 +103,8 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
     one_pass = iter(loader)  # tqdm would ask for two, and start the workers of a DataLoader twice
     for raw in tqdm(one_pass, desc=desc, total=length_hint(loader) or None, disable=desc is None, leave=False):
         batch = split_batch(raw, integers)
+        if _has_no_samples(batch):
+            continue
         if empty and model is not None:
             _check_call(model, batch)
         empty = False
@@ -107,7 +112,9 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
             batch = Batch(*(_to(part, device) for part in batch))
         yield batch
     if empty:
-        raise CalibrationError("the data loader is empty (or an iterator that was already used up)")
+        raise CalibrationError(
+            "the data loader is empty (or an iterator that was already used up, or all its batches are of 0 samples)"
+        )
 
 
 def first_batch(loader: Iterable[Any] | None, model: nn.Module) -> Batch | None:
@@ -117,6 +124,13 @@ def first_batch(loader: Iterable[Any] | None, model: nn.Module) -> Batch | None:
         CalibrationError: see :func:`batches`.
     """
     return None if loader is None or isinstance(loader, Iterator) else next(batches(loader, model))
+
+
+def inputs_of(model: nn.Module, batch: Batch) -> list[Any]:
+    """The parameters of ``model.forward``, in their order, as ``batch`` and their defaults have them."""
+    bound = inspect.signature(model.forward).bind(*batch.args, **batch.kwargs)
+    bound.apply_defaults()
+    return list(bound.arguments.values())
 
 
 def _check_call(model: nn.Module, batch: Batch) -> None:
@@ -130,6 +144,12 @@ def _check_call(model: nn.Module, batch: Batch) -> None:
             f"a batch has {given}, which are not the arguments of forward({', '.join(forward.parameters)}): {error}. "
             "Yield (inputs, labels), ((input, input), labels) or a dict of keyword arguments"
         ) from error
+
+
+def _has_no_samples(batch: Batch) -> bool:
+    leaves = pytree.tree_leaves((batch.args, batch.kwargs))
+    sizes = [len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > 0]
+    return bool(sizes) and not any(sizes)
 
 
 def _to(part: Any, device: torch.device) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from pascal_ext.errors import InvalidArgumentError
@@ -29,7 +31,8 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
     Args:
         x_seq: input currents, [T1, N, ...], T1 >= 1.
         v_threshold: the threshold λ of the activation (not λ/L): a number, a tensor of one element, or one value per
-            channel, [C], for currents [T1, N, C, ...]. It may be negative, but not zero.
+            channel, [C], for currents [T1, N, C, ...]. It may be negative, but neither zero nor infinite. A tensor is
+            not looked into, for which the host would have to wait for the device.
         levels: L, the number of levels and of emitted timesteps.
         backend: ``"torch"`` (closed form), ``"reference"`` (the paper's three stages, step by step), ``"triton"`` or
             ``"cupy"`` (one fused kernel on a GPU), ``"host"`` (stage 1 on SpikingJelly's own integrate-and-fire neuron,
@@ -41,7 +44,7 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
 
     Raises:
         InvalidArgumentError: the currents are not floating point or have no window, the threshold's shape does not fit,
-            or there is no such backend.
+            it is a number that is zero or not finite, or there is no such backend.
         BackendError: ``backend`` names one that cannot run here.
         PlanError: ``levels`` is not a whole number of at least 1.
     """
@@ -57,11 +60,16 @@ def _checked(x_seq: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
     """The currents, and the threshold as a tensor.
 
     Raises:
-        InvalidArgumentError: the currents have no window, or are not floating point.
+        InvalidArgumentError: the currents have no window, or are not floating point; or the threshold is a number, and
+            zero or not finite.
     """
     if x_seq.ndim < 1 or x_seq.shape[0] < 1:
         raise InvalidArgumentError(
             f"x_seq must be [T1, N, ...] with at least one timestep, got shape {tuple(x_seq.shape)}"
         )
     accumulation_dtype(x_seq.dtype)  # raises where there is none
-    return x_seq, threshold if isinstance(threshold, Tensor) else broadcastable(threshold, x_seq, 2)
+    if isinstance(threshold, Tensor):
+        return x_seq, threshold
+    if threshold == 0 or not -math.inf < threshold < math.inf:
+        raise InvalidArgumentError(f"v_threshold must be finite and not zero, got {threshold!r}")
+    return x_seq, broadcastable(threshold, x_seq, 2)

@@ -1,4 +1,4 @@
-"""Histograms of activations, and the thresholds that they ask for."""
+"""Activations of a layer, histograms of them, and the thresholds that they ask for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pascal_ext import distributed
+from pascal_ext.errors import CalibrationError
 
 BINS = 4096
 CANDIDATES = 256  # thresholds tried by "mse", evenly spaced up to the largest activation
+AT_ONCE = 1 << 18  # boundaries of candidates looked up together: 2 MB in float64
+
+
+def rectified(name: str, z: Tensor, ceiling: float) -> Tensor:
+    """What a ReLU with a ceiling, infinite where it has none, makes of the pre-activations of the layer ``name``.
+
+    Raises:
+        CalibrationError: some are not finite.
+    """
+    values = z.clamp(0.0, None if math.isinf(ceiling) else ceiling)
+    if not bool(values.float().isfinite().all()):
+        raise CalibrationError(
+            f"layer {name!r} has activations that are not finite; look for NaN or Inf in the data or the weights"
+        )
+    return values
+
+
+def rows(values: Tensor, per_channel: bool) -> Tensor:
+    """[N, C, ...] -> [C, n] or [1, n], float32. Of [N], which has no channels, [1, N]."""
+    apart = per_channel and values.ndim > 1
+    return (values.transpose(0, 1).flatten(1) if apart else values.reshape(1, -1)).float()
 
 
 class Histogram:
@@ -48,6 +70,20 @@ class Histogram:
         flat = torch.bincount((index + offset).flatten(), minlength=self.counts.numel())
         self.counts += flat.view_as(self.counts)
 
+    def observe(self, name: str, values: Tensor, per_channel: bool) -> None:
+        """Add activations of the layer ``name``, [N, C, ...], all finite and >= 0.
+
+        Raises:
+            CalibrationError: they have not the channels of those before.
+        """
+        apart = rows(values.detach(), per_channel)
+        if self.counts is not None and len(apart) != len(self.counts):
+            raise CalibrationError(
+                f"layer {name!r} has {len(self.counts)} channels (dimension 1) in one batch and {len(apart)} in "
+                "another, so none can have a threshold of its own; use per_channel=False"
+            )
+        self.update(apart)
+
     def reduce(self) -> None:
         """Add up the histograms of all processes."""
         assert self.counts is not None
@@ -72,16 +108,6 @@ class Histogram:
     def centres(self) -> Tensor:
         """The middle of each bin, [C, bins] float64."""
         return torch.outer(self.upper / self.bins, torch.arange(self.bins, device=self.upper.device) + 0.5)
-
-    def whole_layer(self) -> Histogram:
-        """The histogram of all channels together, [1, bins]."""
-        assert self.counts is not None
-        whole = Histogram(self.bins)
-        whole.counts, whole.upper, whole.largest = self.counts, self.upper, self.largest
-        whole._widen(self.largest.max().expand_as(self.largest))
-        whole.counts = whole.counts.sum(0, keepdim=True)
-        whole.upper, whole.largest = whole.upper[:1], whole.largest[:1]
-        return whole
 
     def threshold(self, levels: int, method: str = "mse", percentile: float = 99.9) -> Tensor:
         """λ of each channel, [C] float64 on the CPU; 0 where all values are zero; see :func:`pascal_ext.calibrate`."""
@@ -116,15 +142,20 @@ def least_squares(counts: Tensor, width: Tensor, largest: Tensor, levels: int) -
     Returns:
         [C], the best candidate; 0 where the largest activation is.
     """
-    middles = torch.arange(counts.shape[1], dtype=torch.float64) + 0.5  # lengths are in bins from here on
+    bins = counts.shape[1]
+    middles = torch.arange(bins, dtype=torch.float64) + 0.5  # lengths are in bins from here on
     above, sums = (F.pad(x, (0, 1)).flip(1).cumsum(1).flip(1) for x in (counts, counts * middles))
-    length = torch.where(largest > 0, largest / width, 0.0)
     odd = torch.arange(1, 2 * levels, 2)  # 2k - 1
-    best, least = largest.clone().double(), torch.full_like(length, math.inf)
-    for step in range(1, CANDIDATES + 1):
-        theta = (length * (step / CANDIDATES) / levels).unsqueeze(1)
-        first = (theta * odd / 2 - 0.5).ceil().long().clamp(0, counts.shape[1])  # bin whose middle is not below
-        error = (odd * theta.square() * above.gather(1, first) - 2 * theta * sums.gather(1, first)).sum(1)
-        better = error < least
-        least, best = torch.where(better, error, least), torch.where(better, largest * (step / CANDIDATES), best)
-    return torch.where(largest > 0, best, 0.0)
+
+    def errors(thetas: Tensor) -> Tensor:
+        """Of candidates [C, S]."""
+        theta = thetas.unsqueeze(2)
+        first = (theta * odd / 2 - 0.5).ceil().long().clamp_(0, bins).flatten(1)  # bin whose middle is not below
+        number, total = (x.gather(1, first).view(*thetas.shape, levels) for x in (above, sums))
+        return (odd * theta.square() * number - 2 * theta * total).sum(2)
+
+    shares = torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
+    thetas = torch.where(largest > 0, largest / width, 0.0).unsqueeze(1) * shares / levels
+    at_once = max(1, AT_ONCE // (len(counts) * levels))
+    best = torch.cat([errors(some) for some in thetas.split(at_once, 1)], 1).argmin(1)  # the first of equal ones
+    return torch.where(largest > 0, largest * shares[best], 0.0)

@@ -21,6 +21,7 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.observers import hooks_of
 from pascal_ext.ops.pasc_if import check_backend
+from pascal_ext.traceable import unwrapped
 
 _logger = logging.getLogger("pascal_ext")
 FORMAT_VERSION = 1
@@ -32,12 +33,20 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     """Write ``snn`` to one file: tensors as safetensors, everything else as JSON in the file's header.
 
     Raises:
+        InvalidArgumentError: ``snn`` is not a converted network.
         SerializationError: the network holds a module or calls a function that is not torch's or this package's, or a
-            layer that computes its weights anew in each forward, as pruning does.
+            layer that computes its weights anew in each forward, as pruning does; or the file cannot be written.
 
     Warns:
         UserWarning: layers have forward hooks, which the file does not hold.
     """
+    inner = unwrapped(snn)
+    if not isinstance(inner, SpikingNetwork):
+        raise InvalidArgumentError(
+            f"save() writes converted networks, and this is a {type(inner).__name__}: convert it first, with "
+            "pascal_ext.convert(model). An ANN is saved by torch.save(model.state_dict(), path)"
+        )
+    snn = inner
     modules, containers = {}, set()
     for name, module in snn.named_modules():
         if name and isinstance(module, PascIF):
@@ -84,7 +93,10 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "chunk": snn.chunk,
     }
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in snn.state_dict().items()}
-    save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
+    try:
+        save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
+    except (OSError, SafetensorError) as error:
+        raise SerializationError(f"cannot write {str(path)!r}: {error}") from error
 
 
 def load(
@@ -167,7 +179,7 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
     kind = f"torch.nn.{type(module).__name__}"
     if type(module).__init__ is nn.Module.__init__ or isinstance(module, nn.Identity):  # nn.Sigmoid ...: there are none
         return {"class": kind, "options": options}
-    for option, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
+    for option, parameter in _constructor_options(module):
         if option in ("device", "dtype") or option.startswith("_"):  # _weight: the parameter itself
             continue
         if isinstance(module, nn.Hardtanh) and option in ("min_value", "max_value"):  # old names
@@ -181,6 +193,18 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
             raise SerializationError(f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r}")
         options[option] = value
     return {"class": kind, "options": options}
+
+
+def _constructor_options(module: nn.Module) -> list[tuple[str, inspect.Parameter]]:
+    """The arguments of a torch module's constructor, which recurrent layers hide behind ``*args, **kwargs``."""
+    if not isinstance(module, nn.RNNBase):
+        return list(inspect.signature(type(module).__init__).parameters.items())[1:]
+    options = dict(inspect.signature(nn.RNNBase.__init__).parameters)
+    if not isinstance(module, nn.LSTM):  # the others refuse it
+        del options["proj_size"]
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY)
+    return list(options.items())[2:]  # without self and the mode, which the class says
 
 
 def _backend_or_auto(name: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
 
-from pascal_ext.data import Batch
+from pascal_ext.data import Batch, inputs_of
 
 Values = dict[fx.Node, Any]
 
@@ -27,18 +26,13 @@ class Lockstep:
     def __init__(self, traced: fx.GraphModule, data: Iterable[Batch]) -> None:
         self.traced = traced
         self._interpreter = fx.Interpreter(traced, garbage_collect_values=False)
-        signature = inspect.signature(traced.forward)
         placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
-        self.values: list[Values] = []
-        for args, kwargs, _ in data:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            self.values.append(dict(zip(placeholders, bound.arguments.values(), strict=True)))
+        self.values: list[Values] = [dict(zip(placeholders, inputs_of(traced, batch), strict=True)) for batch in data]
+        order = {node: index for index, node in enumerate(traced.graph.nodes)}
         self._dying: dict[fx.Node, list[fx.Node]] = {}
         for node in traced.graph.nodes:
             if node.users:
-                order = {user: index for index, user in enumerate(traced.graph.nodes) if user in node.users}
-                self._dying.setdefault(max(order, key=order.__getitem__), []).append(node)
+                self._dying.setdefault(max(node.users, key=order.__getitem__), []).append(node)
 
     def inputs(self, node: fx.Node) -> list[Any]:
         """What ``node`` reads as its first argument, for each batch."""

@@ -37,6 +37,7 @@ from pascal_ext.operations import (
 )
 from pascal_ext.ops import timefold
 from pascal_ext.outputs import only_contains
+from pascal_ext.plan import barrier
 from pascal_ext.pooling import name_extrema
 from pascal_ext.signals import Signal, joined
 
@@ -169,7 +170,7 @@ class Lowering(BatchDimension):
         threshold = neuron.v_threshold
         self.signals[train] = Signal(
             steps=neuron.levels,
-            ready=signal.ready + signal.steps + max(signal.steps, neuron.levels) - 1 + neuron.levels,
+            ready=signal.ready + barrier(signal.steps, neuron.levels),
             thermometer=True,
             scale=scale,
             scales=threshold.numel(),

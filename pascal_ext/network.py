@@ -55,8 +55,8 @@ class SpikingNetwork(nn.Module):
         analog_nodes: see :attr:`analog_nodes`.
 
     Attributes:
-        settle_ties: whether the spikes execution, in a precision below float64, lets the counts settle rounding ties,
-            see :mod:`pascal_ext.ops.pasc_if.ties`. It costs one more pass of the ANN, and makes the spikes exactly
+        settle_ties: whether the spikes execution, in evaluation mode, lets the counts settle rounding ties, see
+            :mod:`pascal_ext.ops.pasc_if.ties`. It costs one more pass of the ANN, and makes the spikes exactly
             those of the ANN; without it a neuron in a million differs, and deep networks spread that.
         chunk: see the property.
 
@@ -123,7 +123,7 @@ class SpikingNetwork(nn.Module):
             outputs = self._run_counts(self, *means[0], **means[1])
             finish: Callable[[Tensor], Tensor] = timefold.as_sequence if self._step_mode == "m" else _same
             return pytree.tree_map_only(Tensor, finish, outputs)
-        references = self._references(means) if self._settles(means) else None
+        references = self._references(means) if self._settles else None
         noticed = self._is_noticed()
         continues = references is not None and not noticed and self._continues((args, kwargs))
         size = batch if noticed else self._piece(batch, means, references, continues)
@@ -147,9 +147,13 @@ class SpikingNetwork(nn.Module):
     def _continues(self, inputs: Any) -> bool:
         """Whether the spikes can go on behind the first neurons, see :mod:`pascal_ext.shared_layers`.
 
-        Not in autocast, where the dtype of a layer's spikes says nothing of what a max pool makes of them.
+        Not in autocast, where the dtype of a layer's spikes says nothing of what a max pool makes of them; and not of
+        NaN, which counts cannot hold. On an accelerator that is not looked for: the host would have to wait.
         """
         if torch._C._is_any_autocast_enabled():
+            return False
+        leaves = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.device.type == "cpu"]
+        if not torch.compiler.is_compiling() and any(bool(x.isnan().any()) for x in leaves):
             return False
         if self._step_mode == "m" and any(len(x) != 1 for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)):
             return False
@@ -194,17 +198,21 @@ class SpikingNetwork(nn.Module):
         references: tuple[Reference, ...] = self._run_references(self, *inputs[0], **inputs[1])
         return references
 
-    def _settles(self, inputs: Any) -> bool:
-        """Whether this call lets the counts settle ties: not in float64, where there are none, and not while a dispatch
-        mode watches (an operation counter, say), since that pass is none of the spiking network's.
+    @property
+    def _settles(self) -> bool:
+        """Whether this call lets the counts settle ties: not in training, where a second pass would update batch norms
+        twice, and not while a dispatch mode watches (an operation counter, say), since that pass is none of the spiking
+        network's.
         """
-        leaves = pytree.tree_leaves(inputs)
-        is_double = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in leaves)
-        return self.settle_ties and not is_double and not is_watched()
+        return self.settle_ties and not self.training and not is_watched()
 
     @property
     def execution(self) -> str:
-        """``"spikes"`` simulates every spike; ``"counts"`` propagates spike counts at the ANN's cost. Same answers."""
+        """``"spikes"`` simulates every spike; ``"counts"`` propagates spike counts at the ANN's cost. Same answers.
+
+        A neuron whose current is NaN is NaN in both. Only on accelerators, and with ``settle_ties`` off, may the spikes
+        fall silent there.
+        """
         return self._execution
 
     @execution.setter

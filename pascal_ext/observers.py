@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -30,14 +30,26 @@ def hooks_of(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the context ``model`` is in evaluation mode; afterwards every module is in the mode that it had."""
-    training = [module for module in model.modules() if module.training]
+    """Within the context ``model`` is in evaluation mode, and its buffers are copies, since some count their calls;
+    afterwards every module has the mode and the buffers that it had.
+    """
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    buffers = [dict(module._buffers) for module in modules]
+    copies: dict[Tensor, Tensor] = {}  # a shared buffer stays shared
+    for module in modules:
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(buffer, buffer.clone())
     model.eval()
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for module, before in zip(modules, buffers, strict=True):
+            module._buffers.clear()
+            module._buffers.update(before)
 
 
 def is_watched() -> bool:

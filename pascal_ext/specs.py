@@ -13,16 +13,16 @@ from torch import fx, nn
 
 from pascal_ext.activations import replace_activations
 from pascal_ext.correction import restore_bias_currents
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.image_tree import ImageTree
-from pascal_ext.plan import LevelPlan
+from pascal_ext.plan import LevelPlan, check_levels
 
 
 def import_object(spec: str) -> Any:
     """The object that ``"package.module:name"`` names; modules of the working directory are found too.
 
     Raises:
-        InvalidArgumentError: the text is no such name, or there is nothing of that name.
+        InvalidArgumentError: the text is no such name, there is nothing of that name, or its module fails to import.
     """
     module_name, colon, name = spec.partition(":")
     if not colon or not module_name or not name:
@@ -31,8 +31,8 @@ def import_object(spec: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InvalidArgumentError(f"cannot import the module of {spec!r}: {error}") from None
+    except Exception as error:  # whatever the code of the module raises
+        raise InvalidArgumentError(f"cannot import the module of {spec!r}: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise InvalidArgumentError(f"{spec!r}: {getattr(found, '__name__', found)!r} has no {part!r}")
@@ -52,7 +52,7 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
         InvalidArgumentError: there is no model there, or the weights are not its own.
     """
     found = import_object(spec)
-    model = found if isinstance(found, nn.Module) else found()
+    model = found if isinstance(found, nn.Module) or not callable(found) else found()
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     if qcfs is not None:
@@ -82,16 +82,16 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def _read_weights(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InvalidArgumentError(f"there is no file of weights {str(path)!r}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # without its text: torch's advice is to run whatever code is in the file
         raise InvalidArgumentError(
-            f"cannot read the weights {str(path)!r}: {type(error).__name__}: {error}. Save them with "
-            "torch.save(model.state_dict(), ...), not the whole model."
+            f"cannot read the weights {str(path)!r} ({type(error).__name__}): expected a state dict, tensors by name "
+            "and nothing else, as torch.save(model.state_dict(), ...) writes it; no code is run to read a whole model"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -101,12 +101,20 @@ def _read_weights(path: Path) -> dict[str, Any]:
 
 
 def parse_levels(text: str) -> int | str | LevelPlan:
-    """``"8"`` -> 8; ``"auto"`` -> "auto"; anything else is the file of a :class:`LevelPlan`."""
+    """``"8"`` -> 8; ``"auto"`` -> "auto"; anything that is no number is the file of a :class:`LevelPlan`.
+
+    Raises:
+        PlanError: a number is not whole, or less than 1; or the file is no plan.
+    """
     if text == "auto":
         return text
-    if text.lstrip("+-").isdigit():
-        return int(text)
-    return LevelPlan.from_json(Path(text))
+    try:
+        number = float(text)
+    except ValueError:
+        return LevelPlan.from_json(Path(text))
+    if not number.is_integer():
+        raise PlanError(f"levels must be a whole number of at least 1, got {text}")
+    return check_levels(int(number))
 
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:

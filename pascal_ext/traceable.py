@@ -14,18 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pascal_ext.errors import TracingError
+from pascal_ext.errors import InvalidArgumentError, TracingError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    """The model within ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+
+    Raises:
+        InvalidArgumentError: it is no module at all.
+    """
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
         elif type(model).__name__ == "OptimizedModule" and isinstance(original := model._orig_mod, nn.Module):
             model = original  # told by its name, since importing torch.compile's modules takes seconds
-        else:
+        elif isinstance(model, nn.Module):
             return model
+        else:
+            raise InvalidArgumentError(f"expected a model, that is, a torch.nn.Module, got {model!r:.80}")
 
 
 def copied(model: nn.Module) -> nn.Module:

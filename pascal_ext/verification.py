@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
+from pascal_ext.agreement import REASONS, agree, tensors_of
 from pascal_ext.correction import bias_current_of, insert_bias_currents
 from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError
@@ -21,13 +20,11 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
 from pascal_ext.observers import evaluating
 from pascal_ext.ops.pasc_if import quantise
-from pascal_ext.ops.pasc_if.ties import epsilon_of
-from pascal_ext.outputs import fields_of
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import unwrapped
 from pascal_ext.tracing import trace
 
-DIGITS = 0.5  # share of its digits that an output has to have right: so far rounding goes, also in TF32 and bfloat16
+_NAN = -1  # the count of a neuron that is NaN
 SAME = 64.0  # logits that are so many ε of the largest apart are equal, but for the rounding of sums of some thousands
 
 
@@ -114,8 +111,7 @@ class VerificationReport:
             )
         if not self.graph_agrees:
             lines.append(
-                "the network itself gives other outputs than its graph, with which the spikes were compared: has it "
-                "forward hooks, or an autocast of its own, or does it depend on more than its inputs?"
+                f"the network itself gives other outputs than its graph, with which the spikes were compared: {REASONS}"
             )
         if self.changed_by_quantisation is not None:
             lines.append(
@@ -137,7 +133,7 @@ class _Tally:
         self.counts += ours.numel()
         self.mismatched += int(torch.count_nonzero(difference))
         self.max_difference = max(self.max_difference, int(difference.max()) if difference.numel() else 0)
-        self.spikes += int(ours.sum())
+        self.spikes += int(ours.clamp(min=0).sum())
 
 
 def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progress: bool = True) -> VerificationReport:
@@ -155,9 +151,13 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
         progress: show a progress bar.
 
     Raises:
-        InvalidArgumentError: the two networks do not have the same layers.
+        InvalidArgumentError: the two networks do not have the same layers, or are not an ANN and a spiking network.
         CalibrationError: the loader is empty, or yields no inputs.
     """
+    if not isinstance(snn, SpikingNetwork) or isinstance(ann, SpikingNetwork):
+        raise InvalidArgumentError(
+            f"verify takes the ANN, then its spiking network, got {type(ann).__name__} and {type(snn).__name__}"
+        )
     original = trace(ann, dataloader)
     twin = _twin(original, snn)
     has_relu = bool(relu_layers(original))
@@ -166,7 +166,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     largest = 0.0
     outputs_agree = graph_agrees = True
     model = unwrapped(ann)
-    with evaluating(model), snn.configured(step_mode="s"), torch.no_grad():
+    with evaluating(model), evaluating(snn), snn.configured(step_mode="s"), torch.no_grad():
         for args, kwargs, _ in batches(dataloader, ann, "verify" if progress else None):
             snn.reset()
             with _counts(twin, snn) as (theirs, ours):
@@ -178,9 +178,9 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
             samples += _batch_size(expected)
             predictions += _differing(expected, watched, found)
             largest = max(largest, *(_largest_difference(expected, output) for output in (watched, found)))
-            outputs_agree &= _agree(expected, watched) and _agree(expected, found)
+            outputs_agree &= agree(expected, watched) and agree(expected, found)
             traced = original(*args, **kwargs) if has_relu else expected
-            graph_agrees &= _agree(model(*args, **kwargs), traced)
+            graph_agrees &= agree(model(*args, **kwargs), traced)
             if has_relu:
                 changed += _differing(traced, expected)
     snn.reset()
@@ -221,13 +221,14 @@ def _counts(twin: nn.Module, snn: SpikingNetwork) -> Iterator[tuple[dict[str, Te
     ours: dict[str, Tensor] = {}
 
     def note_levels(name: str, layer: QCFS, z: Tensor) -> None:
-        theirs[name] = layer.counts(z)
+        theirs[name] = torch.where(z.isnan(), _NAN, layer.counts(z))
 
     def note_spikes(name: str, neuron: PascIF, spikes: Tensor) -> None:
         if neuron.execution == "spikes":
-            ours[name] = spikes.sum(0, dtype=torch.int32)
+            counts = spikes.sum(0)
         else:
-            ours[name] = quantise(spikes[0], neuron.v_threshold, neuron.levels).int()  # λ/L·k is mid-level: safe
+            counts = quantise(spikes[0], neuron.v_threshold, neuron.levels)  # λ/L·k is mid-level: safe
+        ours[name] = counts.nan_to_num(nan=_NAN).int()
 
     handles = [
         layer.register_forward_hook(lambda layer, args, _, name=name: note_levels(name, layer, args[0]))
@@ -244,14 +245,8 @@ def _counts(twin: nn.Module, snn: SpikingNetwork) -> Iterator[tuple[dict[str, Te
             handle.remove()
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    leaves = pytree.tree_leaves(output, is_leaf=lambda value: fields_of(value) is not None)
-    inner = [[leaf] if (fields := fields_of(leaf)) is None else _tensors(fields) for leaf in leaves]
-    return [leaf for leaf in itertools.chain(*inner) if isinstance(leaf, Tensor)]
-
-
 def _batch_size(output: Any) -> int:
-    return next((tensor.shape[0] for tensor in _tensors(output) if tensor.ndim), 0)
+    return next((tensor.shape[0] for tensor in tensors_of(output) if tensor.ndim), 0)
 
 
 def _differing(expected: Any, *found: Any) -> int:
@@ -263,7 +258,7 @@ def _differing(expected: Any, *found: Any) -> int:
     masks = [
         _differ(a, b)
         for answer in found
-        for a, b in zip(_tensors(expected), _tensors(answer), strict=True)
+        for a, b in zip(tensors_of(expected), tensors_of(answer), strict=True)
         if a.ndim >= 2
         and a.shape[1] > 1
         and not a.is_complex()
@@ -277,30 +272,18 @@ def _differ(expected: Tensor, found: Tensor) -> Tensor:
     largest = expected.abs().masked_fill(expected.isinf(), 0).amax(1)
     tolerance = SAME * torch.finfo(expected.dtype).eps * largest if expected.is_floating_point() else 0
     below = expected.amax(1) - expected.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
-    differs = ~(below <= tolerance) | (found.isnan() & ~expected.isnan()).any(1)
+    nan = expected.isnan()
+    differs = ~(below <= tolerance) & ~nan.any(1) | (found.isnan() != nan).any(1)
     return differs.flatten(1).any(1) if differs.ndim > 1 else differs
-
-
-def _agree(expected: Any, found: Any) -> bool:
-    """Whether all tensors of two outputs are equal to :data:`DIGITS` of the digits of their largest element."""
-    ours, theirs = _tensors(expected), _tensors(found)
-    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
-
-
-def _close(expected: Tensor, found: Tensor) -> bool:
-    if expected.is_complex() and found.is_complex():
-        expected, found = torch.view_as_real(expected), torch.view_as_real(found)
-    if expected.shape != found.shape or not (expected.is_floating_point() and found.is_floating_point()):
-        return expected.dtype == found.dtype and torch.equal(expected, found)
-    epsilon = max(epsilon_of(tensor.dtype, tensor.device.type) for tensor in (expected, found))
-    finite = expected[expected.isfinite()].abs()
-    within = float(finite.max()) * epsilon**DIGITS if finite.numel() else 0.0
-    return torch.allclose(found, expected.to(found.dtype), rtol=0.0, atol=within, equal_nan=True)
 
 
 def _largest_difference(expected: Any, found: Any) -> float:
     """Infinite where one of two numbers is NaN or infinite, and the other is not the same."""
-    tensors = zip(_tensors(expected), _tensors(found), strict=True)
+    tensors = zip(tensors_of(expected), tensors_of(found), strict=True)
     pairs = ((a * 1, b * 1) for a, b in tensors)  # truth values as numbers
-    errors = (torch.where(a == b, 0, a - b).abs().nan_to_num(nan=math.inf) for a, b in pairs if a.numel())
+    errors = (
+        torch.where((a == b) | (a.isnan() & b.isnan()), 0, a - b).abs().nan_to_num(nan=math.inf)
+        for a, b in pairs
+        if a.numel()
+    )
     return max((float(error.max()) for error in errors), default=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,5 +88,17 @@ def test_bad_activations(wrong: float) -> None:
         al_metric(torch.tensor([1.0, wrong]))
     with pytest.raises(CalibrationError, match="at least one"):
         al_metric(torch.zeros(0))
-    with pytest.raises(InvalidArgumentError, match="bins must be at least 4, got 3"):
-        al_metric(torch.ones(2), bins=3)
+
+
+@pytest.mark.parametrize("bins", [3, 0, -1, 5.5, True, "5"])
+def test_bad_bins(bins: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"bins must be a whole number of at least 4, got {bins!r}"):
+        al_metric(torch.ones(2), bins=bins)
+
+
+def test_arrays_and_lists_are_as_good_as_tensors() -> None:
+    values = torch.rand(30, dtype=torch.float64)
+    assert al_metric(values.numpy()) == al_metric(values.tolist()) == al_metric(values)
+    for wrong in ("text", None):
+        with pytest.raises(InvalidArgumentError, match="a tensor or an array of numbers"):
+            al_metric(wrong)

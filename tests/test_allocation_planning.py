@@ -195,7 +195,10 @@ MISTAKES: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (None, {"energy": "little"}, InvalidArgumentError, "energy must be a positive number, got 'little'"),
     (None, {"choices": (0, 1)}, PlanError, "choices must be at least 1, got 0"),
     (None, {"choices": (2.5,)}, PlanError, "choices must be a whole number of at least 1, got 2.5"),
-    (None, {"choices": ()}, PlanError, "choices is empty"),
+    (None, {"mean_levels": True}, InvalidArgumentError, "mean_levels must be a positive number, got True"),
+    (None, {"choices": ()}, PlanError, r"levels to choose from, such as \(1, .*; got \(\)"),
+    (None, {"choices": 4}, PlanError, r"levels to choose from, such as \(1, .*; got 4"),
+    (None, {"only": ["1", "3", "6", "zz"]}, InvalidArgumentError, r"does not have: \['zz'\]; it has \['1', '3', '6'"),
     (None, {"only": ["1", "3"]}, InvalidArgumentError, "only leaves out '6', which has no levels"),
 ]
 
@@ -219,6 +222,8 @@ def test_mistakes_of_fronts_and_plans() -> None:
         pareto(network(), data(), cost="time", progress=False)
     with pytest.raises(InvalidArgumentError, match="points must be at least 2, got 1"):
         pareto(network(), data(), points=1, progress=False)
+    with pytest.raises(InvalidArgumentError, match=r"a model, .* got 3"):
+        allocate(3, data())  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="does not fit this model"):
         convert(network(), data(), planned(nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.ReLU())), progress=False)
 

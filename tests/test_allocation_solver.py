@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pascal_ext.allocation.solver import LatencyLimit, Limit, barrier, cost, solve
+from pascal_ext.allocation.solver import LatencyLimit, Limit, cost, solve
 from pascal_ext.errors import PlanError
+from pascal_ext.plan import barrier
 
 CHOICES = (1, 2, 3, 4, 8)
 LOSSES = st.floats(0, 10, allow_subnormal=False).map(lambda value: round(value, 4))

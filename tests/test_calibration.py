@@ -298,12 +298,30 @@ def test_dead_layers_are_told_at_once(correct: str | None) -> None:
         (lambda x: calibrate(One(), x, "percentile", percentile=0), "percentile must be in"),
         (lambda x: calibrate(One(), x, "percentile", percentile=101), "percentile must be in"),
         (lambda x: calibrate(nn.ReLU(), x), "replace_activations"),
-        (lambda x: calibrate(One(), x, only={"nowhere"}), "no QCFS layers"),
+        (lambda x: calibrate(One(), x, only={"nowhere"}), r"does not have: \['nowhere'\]; it has \['act'\]"),
+        (lambda x: calibrate(One(), x, only=["act", "atc"]), r"does not have: \['atc'\]"),
+        (lambda x: calibrate(One(), x, only="act"), r"a list of layers' names, such as \['act'\]; got 'act'"),
+        (lambda x: calibrate(One(), x, only=[]), "only is empty"),
+        (lambda x: calibrate(3, x), "expected a model, .* got 3"),  # type: ignore[type-var]
     ],
 )
 def test_bad_arguments(run: Callable[[list[Tensor]], Any], match: str) -> None:
     with pytest.raises(InvalidArgumentError, match=match):
         run([torch.ones(2, 3)])
+
+
+def test_channels_that_come_and_go_get_no_thresholds() -> None:
+    """Tokens in dimension 1, say, are no channels."""
+    data = [torch.rand(4, 3), torch.rand(4, 2)]
+    with pytest.raises(CalibrationError, match=r"'act' has 3 channels .* and 2 in another.*per_channel=False"):
+        calibrate(One(), data, per_channel=True, progress=False)
+    calibrate(One(), data, progress=False)
+
+
+def test_activations_without_channels_have_one_threshold() -> None:
+    data = [torch.rand(40), torch.rand(17)]
+    apart, together = (calibrate(One(), data, per_channel=each, progress=False) for each in (True, False))
+    assert torch.equal(apart.act.threshold.squeeze(), together.act.threshold)
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:

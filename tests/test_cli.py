@@ -93,6 +93,18 @@ def test_verify_fails_where_predictions_differ(project: Path) -> None:
     assert run("verify", *arguments) == 1
 
 
+def test_verify_fails_where_counts_differ(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even where no prediction does."""
+    assert run("convert", "its_own:model", "--data", "its_own:data", "--output", "snn.safetensors") == 0
+    other = own_model()
+    with torch.no_grad():
+        other.get_parameter("0.weight").mul_(1 + 1e-3)
+    torch.save(other.state_dict(), "other.pt")
+    arguments = ("its_own:model", "snn.safetensors", "--weights", "other.pt", "--data", "its_own:data")
+    assert run("verify", *arguments) == 1
+    assert "not exact: 0 of 10 predictions" in capsys.readouterr().out
+
+
 def test_a_trained_qcfs_model_with_a_plan(project: Path) -> None:
     plan = LevelPlan({"1": 2, "3": 4})
     plan.to_json("plan.json")
@@ -179,6 +191,8 @@ def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvisi
         (("nowhere:model",), "cannot import the module of 'nowhere:model'"),
         (("its_own",), "is not of the form package.module:name"),
         (("its_own:missing",), "has no 'missing'"),
+        (("broken:model",), "cannot import the module of 'broken:model': ZeroDivisionError: division by zero"),
+        (("its_own:number",), "gives a int, not a torch.nn.Module"),
         (("its_own:data",), "gives a list, not a torch.nn.Module"),
         (("its_own:model", "--weights", "missing.pt"), "there is no file of weights"),
         (("its_own:model", "--weights", "its_own.py"), "cannot read the weights"),
@@ -189,18 +203,37 @@ def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvisi
         (("its_own:model",), "pass a dataloader"),
         (("its_own:model", "--qcfs", "auto"), "a trained QCFS model has its levels"),
         (("its_own:model", "--data", "its_own:data", "--levels", "0"), "levels must be at least 1"),
+        (("its_own:model", "--weights", "its_own.safetensors"), "(SafetensorError): expected a state dict"),
         (("its_own:model", "--data", "its_own:data", "--levels", "missing.json"), "cannot read the plan"),
+        (("its_own:model", "--data", "its_own:data", "--levels", "2.5"), "levels must be a whole number of"),
     ],
 )
 def test_mistakes_get_one_line(
     project: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     (project / "empty").mkdir()
+    (project / "broken.py").write_text("1 / 0")
+    (project / "its_own.safetensors").write_text(MODULE)
     assert run("convert", *arguments, "--output", "snn.safetensors") == 2
     error = re.sub(r"\s+", " ", capsys.readouterr().err)
     assert message in error
     assert "Traceback" not in error
+    assert "weights_only" not in error  # torch's advice is to run what is in the file
     assert not (project / "snn.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["convert", "allocate", "reconstruct", "report"])
+@pytest.mark.parametrize(("output", "message"), [("missing/file", "no folder 'missing'"), ("folder", "is a folder")])
+def test_where_nothing_can_be_written_no_work_is_done(
+    project: Path, capsys: pytest.CaptureFixture[str], command: str, output: str, message: str
+) -> None:
+    (project / "folder").mkdir()
+    (project / "slow.py").write_text("raise AssertionError('the work has begun')")
+    arguments = ("slow.json",) if command == "report" else ("slow:model", "--data", "slow:data")
+    assert run(command, *arguments, "--output", output) == 2
+    error = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_weights_of_another_model_are_refused(project: Path) -> None:

@@ -24,7 +24,7 @@ from pascal_ext.errors import (
     UnsupportedOperationError,
 )
 from pascal_ext.ops import timefold
-from tests.cases import Case, Net, assert_same_function, quantised
+from tests.cases import Case, Net, assert_same_function, quantised, relu
 from tests.networks import EXACT
 from tests.refused import ANALOG, REFUSED, REFUSED_AT_RUN_TIME
 
@@ -331,3 +331,28 @@ def test_converting_twice_gives_the_same(model: nn.Module, loader: list[Tensor])
     first, second = (convert(copy.deepcopy(model), loader, 3, progress=False) for _ in range(2))
     assert torch.equal(first(loader[0]), second(loader[0]))
     assert first.state_dict().keys() == second.state_dict().keys()
+
+
+# What tracing cannot see
+
+
+def test_a_graph_that_is_not_the_model_is_warned_of() -> None:
+    model = Net(
+        lambda m, x: m.head(relu(m.linear(x)) * (1 if torch.is_grad_enabled() else 2)),
+        linear=nn.Linear(3, 4),
+        head=nn.Linear(4, 2),
+    ).double()
+    data = [torch.randn(8, 3, dtype=torch.float64)]
+    with pytest.warns(UserWarning, match="Net itself gives other outputs than its graph"):
+        convert(model, data, 4, progress=False)
+
+
+def test_a_spiking_network_is_not_converted_again(model: nn.Module, loader: list[Tensor]) -> None:
+    with pytest.raises(InvalidArgumentError, match="a spiking network already"):
+        convert(convert(model, loader, progress=False), loader)
+
+
+@pytest.mark.parametrize("model", [{"weight": torch.ones(1)}, "model.pt"], ids=type)
+def test_not_a_module(model: Any, loader: list[Tensor]) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"must be an nn\.Module, got (dict|str)"):
+        convert(model, loader)

@@ -68,6 +68,12 @@ def test_labels_without_inputs(batch: Any) -> None:
         split_batch(batch)
 
 
+@pytest.mark.parametrize("batch", [np.zeros((4, 3)), (np.zeros((4, 3)), Z), {"x": np.zeros((4, 3))}])
+def test_arrays_are_told_how_to_become_tensors(batch: Any) -> None:
+    with pytest.raises(CalibrationError, match=r"torch\.from_numpy"):
+        split_batch(batch)
+
+
 @pytest.mark.parametrize("loader", [X, 3, None, nn.Linear(1, 1)])
 def test_what_is_no_loader(loader: Any) -> None:
     with pytest.raises(CalibrationError, match="wrap a single batch in a list"):
@@ -81,10 +87,15 @@ def test_data_loaders() -> None:
     assert torch.equal(torch.cat([batch.target for batch in found]), Z)
 
 
-@pytest.mark.parametrize("loader", [[], iter([]), DataLoader(TensorDataset(X[:0]), batch_size=2), {}])
+@pytest.mark.parametrize("loader", [[], iter([]), DataLoader(TensorDataset(X[:0]), batch_size=2), {}, [X[:0]]])
 def test_empty_loaders(loader: Any) -> None:
     with pytest.raises(CalibrationError, match="empty"):
         list(batches(loader))
+
+
+def test_batches_of_no_samples_are_left_out() -> None:
+    found = list(batches([X[:0], X, {"x": X[:0], "label": Z[:0]}, (X[:1], Z[:1]), (X[:0], Z[:0])]))
+    assert [batch.args[0].shape[0] for batch in found] == [4, 1]
 
 
 def test_an_iterator_serves_once() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pascal_ext.histogram import CANDIDATES, Histogram
+from pascal_ext.histogram import CANDIDATES, Histogram, least_squares
 
 
 def filled(parts: list[Tensor], bins: int = 64) -> Histogram:
@@ -33,14 +36,6 @@ def test_order_and_cut_do_not_matter() -> None:
         assert torch.equal(again.counts, whole.counts)
 
 
-def test_whole_layer_counts_all_channels() -> None:
-    parts = values()
-    whole, joined = filled(parts).whole_layer(), filled([part.reshape(1, -1) for part in parts])
-    assert torch.equal(whole.upper, joined.upper)
-    assert torch.equal(whole.largest, joined.largest)
-    assert torch.equal(whole.counts, joined.counts)
-
-
 def test_centres_are_near_the_values() -> None:
     parts = values()
     histogram = filled(parts)
@@ -63,6 +58,34 @@ def test_the_threshold_has_the_least_squared_error(levels: int) -> None:
     candidates = [histogram.largest * step / CANDIDATES for step in range(1, CANDIDATES + 1)]
     least = torch.stack([error(histogram, candidate, levels) for candidate in candidates]).amin(0)
     torch.testing.assert_close(found, least, rtol=1e-9, atol=0)
+
+
+def one_by_one(counts: Tensor, width: Tensor, largest: Tensor, levels: int) -> Tensor:
+    """:func:`least_squares`, one candidate after the other."""
+    middles = torch.arange(counts.shape[1], dtype=torch.float64) + 0.5
+    above, sums = (F.pad(x, (0, 1)).flip(1).cumsum(1).flip(1) for x in (counts, counts * middles))
+    length = torch.where(largest > 0, largest / width, 0.0)
+    odd = torch.arange(1, 2 * levels, 2)
+    best, least = largest.clone(), torch.full_like(length, math.inf)
+    for step in range(1, CANDIDATES + 1):
+        theta = (length * (step / CANDIDATES) / levels).unsqueeze(1)
+        first = (theta * odd / 2 - 0.5).ceil().long().clamp(0, counts.shape[1])
+        error = (odd * theta.square() * above.gather(1, first) - 2 * theta * sums.gather(1, first)).sum(1)
+        better = error < least
+        least, best = torch.where(better, error, least), torch.where(better, largest * (step / CANDIDATES), best)
+    return torch.where(largest > 0, best, 0.0)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 300])
+@pytest.mark.parametrize("levels", [1, 3, 8, 500])
+def test_candidates_are_tried_together_as_one_by_one(channels: int, levels: int) -> None:
+    """To the last bit, whatever share of the candidates is looked at together."""
+    scale = torch.rand(channels, 1) * 10
+    scale[channels // 2 :: 7] = 0
+    histogram = filled([torch.randn(channels, 400).relu() * scale, torch.rand(channels, 50) * scale], 256)
+    assert histogram.counts is not None
+    inputs = (histogram.counts, histogram.upper / histogram.bins, histogram.largest, levels)
+    assert torch.equal(least_squares(*inputs), one_by_one(*inputs))
 
 
 def test_a_channel_without_activations_has_no_threshold() -> None:

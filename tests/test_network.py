@@ -368,6 +368,15 @@ def test_inference_mode(x: Tensor) -> None:
         assert_close(convert(qcfs)(x), qcfs(x))
 
 
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_training_updates_statistics_once(execution: str, x: Tensor) -> None:
+    qcfs = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), QCFS(4, 1.0), nn.Conv2d(4, 2, 3)).double()
+    snn = convert(qcfs, execution=execution).train()
+    snn(x)
+    norm: Any = next(module for module in snn.modules() if isinstance(module, nn.BatchNorm2d))
+    assert norm.num_batches_tracked == 1
+
+
 @pytest.mark.parametrize("make", [convert, lambda qcfs: copy.deepcopy(convert(qcfs))])
 def test_networks_made_in_inference_mode(make: Callable[[nn.Module], SpikingNetwork], x: Tensor) -> None:
     qcfs, _ = network("norm after")
@@ -395,7 +404,8 @@ def test_layers_with_names_that_the_network_needs(name: str, x: Tensor) -> None:
 
 def test_networks_without_activations(x: Tensor) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2)).double().eval()
-    snn = convert(model)
+    with pytest.warns(UserWarning, match="no layer of the network spikes"):
+        snn = convert(model)
     assert snn.latency == 0
     assert dict(snn.plan) == {}
     assert "levels=none" in repr(snn)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.models import build
-from pascal_ext import calibrate, convert, replace_activations, verify
+from pascal_ext import QCFS, calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.ops.pasc_if import Reference, pasc_if_settled, quantise, ties
 from pascal_ext.ops.pasc_if.ties import TF32_TIE, TIE, margin, margins
@@ -100,6 +100,16 @@ def test_ties_in_a_network(name: str) -> None:
             unit = 2 * layer.levels * 0.03
             layer.threshold.copy_((layer.threshold / unit).round().clamp(min=1) * unit)
     assert_ties_are_settled(qcfs, torch.randint(-3, 4, (256, 3, 6, 6)) * 0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (6, 4), (8, 12), (2, 3)])
+@pytest.mark.parametrize("threshold", [1.0, 0.3])
+def test_multiples_of_steps_lie_on_boundaries(dtype: torch.dtype, first: int, second: int, threshold: float) -> None:
+    """Between equal thresholds no weights are left that would move sums off the boundaries, in no precision."""
+    layers = [nn.Conv2d(1, 4, 3), QCFS(first, threshold), nn.AvgPool2d(2), QCFS(second, threshold), nn.Flatten()]
+    qcfs = nn.Sequential(*layers, nn.Linear(36, 2)).to(dtype)
+    assert verify(qcfs, convert(qcfs), [torch.randn(64, 1, 8, 8, dtype=dtype)], progress=False).exact
 
 
 def test_nearly_dead_channels() -> None:

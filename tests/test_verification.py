@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pascal_ext import QCFS, calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
+from pascal_ext.energy import measure
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from tests.cases import Case, Net, quantised, relu
@@ -189,6 +190,34 @@ def test_both_networks_are_left_alone(pair: tuple[nn.Module, SpikingNetwork], da
     assert all(torch.equal(x, state[f"snn.{name}"]) for name, x in snn.state_dict().items())
 
 
+def test_buffers_and_statistics_are_left_alone(data: list[Any]) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), QCFS(4, 1.0), nn.Conv2d(4, 2, 3))
+
+        def forward(self, x: Tensor) -> Any:
+            self.calls += 1
+            return self.layers(x)
+
+    ann = Counting().double()
+    snn = convert(ann).train()
+    norm: Any = next(module for module in snn.modules() if isinstance(module, nn.BatchNorm2d))
+    assert verify(ann, snn, data, progress=False).exact
+    assert (ann.calls, norm.num_batches_tracked) == (0, 0)
+    assert snn.training
+    measure(ann, data, progress=False)
+    assert ann.calls == 0
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_not_an_ann_and_its_network(swapped: bool, pair: tuple[nn.Module, SpikingNetwork], data: list[Any]) -> None:
+    ann, snn = pair
+    with pytest.raises(InvalidArgumentError, match="takes the ANN, then its spiking network"):
+        verify(*((snn, ann) if swapped else (ann, ann)), data, progress=False)  # type: ignore[arg-type]  # the point
+
+
 @pytest.mark.parametrize(("loader", "match"), [([], "empty"), ([torch.arange(3)], "without inputs")])
 def test_bad_data(loader: Any, match: str, pair: tuple[nn.Module, SpikingNetwork]) -> None:
     qcfs, snn = pair
@@ -308,6 +337,23 @@ def test_nan_is_not_agreement(pair: tuple[nn.Module, SpikingNetwork], data: list
     report = verify(qcfs, snn, data, progress=False)
     assert report.mismatched_predictions == 10
     assert report.max_abs_error == math.inf
+
+
+@EXECUTIONS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_nan_is_nan_in_both(
+    execution: str, dtype: torch.dtype, pair: tuple[nn.Module, SpikingNetwork], data: list[Any]
+) -> None:
+    """A neuron that is NaN does not fall silent; other samples are as they were."""
+    qcfs, snn = (network.to(dtype) for network in pair)
+    snn.execution = execution
+    inputs = data[0][0].to(dtype)
+    inputs[1, 0, 2, 2] = torch.nan
+    with torch.no_grad():
+        assert snn(inputs).isnan().any(1).tolist() == [False, True, False, False, False]
+    report = verify(qcfs, snn, [inputs], progress=False)
+    assert (report.mismatched_counts, report.mismatched_predictions, report.outputs_agree) == (0, 0, True)
+    assert all(0 <= layer.firing_rate <= 1 for layer in report.layers.values())
 
 
 def test_progress(pair: tuple[nn.Module, SpikingNetwork], data: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

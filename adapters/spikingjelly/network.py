@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx, nn
 
 from pascal_ext.adapters.spikingjelly.compat import base, is_counting
@@ -28,9 +26,10 @@ class PascalNetwork(SpikingNetwork, base.MemoryModule):
             if isinstance(neuron, PascalIFNode):
                 neuron.whole_windows = True
 
-    def _settles(self, inputs: Any) -> bool:
+    @property
+    def _settles(self) -> bool:
         """Not while SpikingJelly counts operations: the settling pass is none of the spiking network's."""
-        return super()._settles(inputs) and not is_counting()
+        return super()._settles and not is_counting()
 
     @property
     def supported_backends(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +14,7 @@ from torch.utils import _pytree as pytree
 from pascal_ext.allocation.solver import LatencyLimit, Limit, Table
 from pascal_ext.allocation.statistics import Layer
 from pascal_ext.cost_model import HOROWITZ_45NM, energy_ratio
-from pascal_ext.data import Batch
+from pascal_ext.data import Batch, inputs_of
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.operations import name_of
 
@@ -102,9 +101,7 @@ class _Survey(fx.Interpreter):
 
 def survey(traced: fx.GraphModule, layers: Mapping[str, Layer], batch: Batch) -> Structure:
     """The structure of a graph; ``batch`` gives the shapes."""
-    bound = inspect.signature(traced.forward).bind(*batch.args, **batch.kwargs)
-    bound.apply_defaults()
-    inputs = list(bound.arguments.values())
+    inputs = inputs_of(traced, batch)
     samples = next(len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim > 0)
     run = _Survey(traced, layers, samples)
     run.run(*inputs)

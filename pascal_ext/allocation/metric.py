@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ BINS = 5
 OCTAVES = 2  # between the levels of a flat histogram and those of one that fills a single bin
 
 
-def al_metric(activations: Tensor, bins: int = BINS) -> float:
+def al_metric(activations: Any, bins: int = BINS) -> float:
     r"""The adaptive-layer metric of one layer: the higher, the more its levels can be reduced.
 
     .. math::
@@ -26,14 +27,20 @@ def al_metric(activations: Tensor, bins: int = BINS) -> float:
     Activations that are all the same fill one bin. With five bins, M is between 0 and 41.4 (:func:`largest_metric`).
 
     Args:
-        activations: what the layer puts out after QCFS, any shape.
+        activations: what the layer puts out after QCFS, any shape: a tensor, or what :func:`torch.as_tensor` takes.
         bins: b, at least 4.
 
     Raises:
         CalibrationError: there are no activations, or some are not finite.
-        InvalidArgumentError: fewer than 4 bins, for which the formula is not defined.
+        InvalidArgumentError: the activations are no numbers; or the bins are no whole number, or fewer than 4, for
+            which the formula is not defined.
     """
-    values = activations.detach().flatten().double()
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 4:
+        raise InvalidArgumentError(f"bins must be a whole number of at least 4, got {bins!r}")
+    try:
+        values = torch.as_tensor(activations).detach().flatten().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(f"activations must be a tensor or an array of numbers: {error}") from None
     if values.numel() == 0:
         raise CalibrationError("al_metric needs at least one activation")
     if not bool(values.isfinite().all()):
@@ -59,8 +66,6 @@ def metric_of_levels(counts: Tensor, bins: int = BINS) -> float:
 def metric_of_counts(counts: Tensor) -> float:
     """:func:`al_metric` of a histogram, [bins]."""
     bins = counts.numel()
-    if bins < 4:
-        raise InvalidArgumentError(f"bins must be at least 4, got {bins}")
     counts = counts.double().cpu()
     filled = int((counts * bins >= counts.sum()).sum())
     centred = counts - counts.mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from pascal_ext.allocation.solver import solve
 from pascal_ext.allocation.statistics import Layer, collect, traced_layers
 from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError, PlanError
-from pascal_ext.plan import LevelPlan, check_levels
+from pascal_ext.plan import LevelPlan, check_levels, chosen
 
 STRATEGIES = ("sensitivity", "al")
 CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -47,7 +47,7 @@ def allocate(
     energy: float | None = None,
     latency: float | None = None,
     choices: Iterable[int] = CHOICES,
-    only: Container[str] | None = None,
+    only: Collection[str] | None = None,
     per_channel: bool = False,
     progress: bool = True,
 ) -> LevelPlan:
@@ -85,10 +85,11 @@ def allocate(
         A plan for all layers, by the names that :func:`pascal_ext.replace_activations` gives them, with reasons.
 
     Raises:
-        InvalidArgumentError: an argument is out of range, or the model has no activations.
-        PlanError: a choice is not a whole number of at least 1, or no plan is within the budgets.
-        CalibrationError: the loader is empty or has no inputs, an activation or the output is not finite, or a QCFS
-            layer is not called.
+        InvalidArgumentError: an argument is out of range, ``only`` names layers that are not there, or the model is no
+            module or has no activations.
+        PlanError: there is no choice, or one is not a whole number of at least 1, or no plan is within the budgets.
+        CalibrationError: the loader is empty or has no inputs, an activation or the output is not finite, a QCFS layer
+            is not called, or one without QCFS has other channels in each batch, with ``per_channel``.
         TracingError: see :func:`pascal_ext.tracing.trace`.
 
     Warns:
@@ -97,7 +98,9 @@ def allocate(
     asked = (mean_levels, effective_timesteps, energy, latency)
     budgets = {name: value for name, value in zip(COSTS, asked, strict=True) if value is not None}
     for name, budget in budgets.items():
-        if not (isinstance(budget, (int, float)) and math.isfinite(budget) and budget > 0):
+        if not (
+            isinstance(budget, (int, float)) and not isinstance(budget, bool) and math.isfinite(budget) and budget > 0
+        ):
             raise InvalidArgumentError(f"{name} must be a positive number, got {budget!r}")
     if not budgets:
         budgets = {"mean_levels": MEAN_LEVELS}
@@ -114,7 +117,7 @@ def pareto(
     cost: str = "mean_levels",
     points: int | None = None,
     choices: Iterable[int] = CHOICES,
-    only: Container[str] | None = None,
+    only: Collection[str] | None = None,
     per_channel: bool = False,
     progress: bool = True,
 ) -> list[Point]:
@@ -185,16 +188,16 @@ def _measure(
     dataloader: Iterable[Any],
     strategy: str,
     choices: Iterable[int],
-    only: Container[str] | None,
+    only: Collection[str] | None,
     per_channel: bool,
     progress: bool,
 ) -> _Measured:
     if strategy not in STRATEGIES:
         raise InvalidArgumentError(f"strategy={strategy!r} is unknown; choose one of {list(STRATEGIES)}")
-    levels = sorted({check_levels(level, "choices") for level in choices})
-    if not levels:
-        raise PlanError("choices is empty; give the levels to choose from")
+    if not isinstance(choices, Iterable) or not (levels := sorted({check_levels(L, "choices") for L in choices})):
+        raise PlanError(f"choices are the levels to choose from, such as {CHOICES}; got {choices!r}")
     traced, layers = traced_layers(model, dataloader)
+    planned = chosen(only, layers)
     data = list(batches(dataloader, model))
     with torch.no_grad():
         collect(traced, layers, data, per_channel, "activations" if progress else None)
@@ -202,7 +205,7 @@ def _measure(
         allowed: dict[str, list[int]] = {}
         for name, layer in layers.items():
             allowed[name] = levels
-            if only is not None and name not in only:
+            if name not in planned:
                 if layer.levels is None:
                     raise InvalidArgumentError(f"only leaves out {name!r}, which has no levels of its own to keep")
                 allowed[name], reasons[name] = [layer.levels], "kept"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pascal_ext.errors import PlanError
+from pascal_ext.plan import barrier
 
 PRECISION = 1e3  # the largest objective of one choice: the solver stops within 1e-6 of the best plan
 
@@ -47,11 +48,6 @@ class LatencyLimit:
             start = max((ready[source] for source in sources), default=0)
             ready[layer] = start + barrier(window, levels[layer])
         return max((ready[layer] for layer in self.ends), default=0)
-
-
-def barrier(window: int, levels: int) -> int:
-    """Timesteps that a layer adds: it integrates its window, settles, and emits."""
-    return window + max(window, levels) - 1 + levels
 
 
 def solve(losses: Table, limits: Sequence[Limit | LatencyLimit]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.data import Batch
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.histogram import Histogram
+from pascal_ext.histogram import Histogram, rectified
 from pascal_ext.qcfs import QCFS
 from pascal_ext.tracing import trace
 
@@ -41,19 +40,11 @@ class Layer:
         """Add the activations of the pre-activations ``z``, [N, C, ...].
 
         Raises:
-            CalibrationError: some are not finite.
+            CalibrationError: some are not finite, or their channels are not those of the batches before.
         """
         shape = (-1, *[1] * (z.ndim - 2)) if self.unit.numel() > 1 else ()
-        ceiling = None if math.isinf(self.ceiling) else self.ceiling
-        values = (z.detach() / self.unit.to(z).reshape(shape)).clamp(0.0, ceiling)
-        if not bool(values.isfinite().all()):
-            raise CalibrationError(
-                f"layer {self.name!r} has activations that are not finite; look for NaN or Inf in the data or the "
-                "weights"
-            )
-        apart = per_channel and self.levels is None and z.ndim > 1
-        rows = values.transpose(0, 1).flatten(1) if apart else values.reshape(1, -1)
-        self.histogram.update(rows.float())
+        values = rectified(self.name, z.detach() / self.unit.to(z).reshape(shape), self.ceiling)
+        self.histogram.observe(self.name, values, per_channel and self.levels is None)
 
     @property
     def dead(self) -> bool:
@@ -121,7 +112,7 @@ def collect(
     """Fill the layers' histograms from one pass of the network, as it is, over the data of all processes.
 
     Raises:
-        CalibrationError: an activation is not finite.
+        CalibrationError: see :meth:`Layer.observe`.
     """
     handles = [
         traced.get_submodule(name).register_forward_pre_hook(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
+from pascal_ext.plan import barrier
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class NeuronCost:
 
     @property
     def latency(self) -> int:
-        return self.window + max(self.window, self.levels) - 1 + self.levels
+        return barrier(self.window, self.levels)
 
     @property
     def updates(self) -> int:

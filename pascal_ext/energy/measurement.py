@@ -65,16 +65,16 @@ def measure(
     calls = 1 if timesteps is None else check_levels(timesteps, "timesteps")
     reset = reset or _reset
     counter, samples = SynapseCounter(), 0
-    with evaluating(network), _observed(network) as observed:
-        try:
+    try:
+        with evaluating(network), _observed(network) as observed:
             for args, kwargs, _ in batches(dataloader, network, "energy" if progress else None):
                 reset(network)
                 with counter.watching(network):
                     for _ in range(calls):
                         network(*args, **kwargs)
                 samples += _batch_size((args, kwargs))
-        finally:
-            reset(network)
+    finally:
+        reset(network)
     tallies = counter.tallies
     spiking = [tally for tally in tallies.values() if tally.reads_spikes(samples)]
     return EnergyReport(

@@ -38,7 +38,7 @@ def pasc_if_kernel(
         ties = tl.sum((changed & inside).to(tl.int64))
         tl.atomic_add(ties_ptr, ties, mask=ties > 0)
         for time in tl.static_range(levels):
-            spike = tl.where(settled > time, 1.0, 0.0).to(out_ptr.dtype.element_ty)
+            spike = tl.where(u == u, tl.where(settled > time, 1.0, 0.0), u).to(out_ptr.dtype.element_ty)  # NaN stays
             tl.store(out_ptr + _offset(time, neurons, wide) + index, spike, mask=inside)
     elif counts:
         tl.store(out_ptr + index, _count(u, levels).to(out_ptr.dtype.element_ty), mask=inside)

@@ -7,6 +7,7 @@ mean is ``z``; the train is the thermometer code of ``k``.
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ def pasc_if_settled(
 ) -> tuple[Tensor, Tensor]:
     """The spike train, its ties settled, and how many of them were; see :mod:`pascal_ext.ops.pasc_if.ties`.
 
+    Where a current is NaN, the train is NaN too, as the ANN's activation is, and not silent.
+
     Args:
         x_seq, v_threshold, levels: as in :func:`pascal_ext.functional.pasc_if`.
         reference: counts [N, ...] of any integer dtype that holds L, from a pass in the ANN's own arithmetic.
@@ -57,18 +60,19 @@ def pasc_if_settled(
     if not can_tile(x_seq):
         u = shifted(_total(x_seq), divisor, levels, window)
         counts, ties = settle(u, levels, reference, margins(threshold, levels, x_seq.dtype))
-        return train_of(counts, levels, x_seq.dtype), ties
+        return train_of(counts, levels, x_seq.dtype).masked_fill(u.isnan(), math.nan), ties
     train = empty_train(x_seq, levels)
     ties = torch.zeros((), dtype=torch.int64)
     settled = reference.unsqueeze(0)
     for by, scale, expected, currents, emitted in tiles((divisor, threshold), 2, settled, x_seq, train):
         u = shifted(_total(currents), by, levels, window)
-        if not agrees(u, levels, expected[0]):  # rare: ties are
+        if agrees(u, levels, expected[0]):
+            _write(u, emitted)
+        else:  # rare: ties are
             within = margins(scale, levels, x_seq.dtype, threshold.abs().amax())
             counts, changed = settle(u, levels, expected[0], within)
-            u = counts.to(u.dtype)
+            _write(counts.to(u.dtype), emitted).masked_fill_(u.isnan(), math.nan)
             ties += changed
-        _write(u, emitted)
     return train, ties
 
 
