@@ -22,6 +22,7 @@ LAYERS = (
     {"neuron", "qcfs"},
     {
         "activations",
+        "agreement",
         "allocation",
         "calibration",
         "call_sites",
