@@ -110,7 +110,7 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     if node.op == "call_function" and node.target is builtins.getattr:
         return Kind.METADATA if node.args[1] in _METADATA_ATTRIBUTES else Kind.UNSUPPORTED
     kind = _NAMES.get(name, Kind.UNSUPPORTED)
-    if node.op == "call_function" and not _is_known_namespace(node.target):
+    if node.op == "call_function" and not is_known_function(node.target):
         return Kind.UNSUPPORTED
     if kind is Kind.IDENTITY and ("dropout" in name or name == "stochastic_depth") and _drops(node, name):
         return Kind.UNSUPPORTED
@@ -141,7 +141,8 @@ def _module_kind(module: nn.Module) -> Kind:
     return kind
 
 
-def _is_known_namespace(function: Callable[..., Any] | str) -> bool:
+def is_known_function(function: Callable[..., Any] | str) -> bool:
+    """Whether a function is torch's, torchvision's or Python's own, and does what its name says."""
     module = str(getattr(function, "__module__", None) or "torch")
     return module.split(".")[0] in ("torch", "_operator", "operator", "builtins", "math", "torchvision")
 

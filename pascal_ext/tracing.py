@@ -56,6 +56,13 @@ class _Proxy(fx.Proxy):
 
     __index__ = __int__
 
+    def __getattr__(self, name: str) -> Any:
+        return _Attribute(self, name)
+
+
+class _Attribute(fx.proxy.Attribute, _Proxy):
+    """``x.mT``, say, of which the same holds."""
+
 
 class _Tracer(fx.Tracer):
     record_stack_traces = True
