@@ -109,7 +109,7 @@ ARGUMENTS: list[tuple[Any, ...]] = [
     *[(), (0,), (1,), (2,), (-1,), (2, 1), (1, 0), (0, 1, 2), (1, 0, 2), (0, 0, 1), (2, 4, 6), (1, (2, 2)), (1, 2, 3)],
     *[((2, 4, 6),), ((4, 6), (6, 1)), ([1, 2],), ([2, 2], 1), (torch.zeros(2, 4, 6),), (torch.float32,), ("cpu",)],
 ]
-INPUTS = [torch.full(shape, -2.0) for shape in ((2, 4, 6), (4, 4), (2, 4, 4, 4), (4,))]
+INPUTS = [torch.ones(shape) for shape in ((2, 4, 6), (4, 4), (2, 4, 4, 4), (4,))]
 
 
 def _functions_of_torch() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -122,7 +122,7 @@ def _functions_of_torch() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _views_of_torch() -> dict[str, tuple[Callable[[Tensor], Any], bool]]:
-    """One call of each function that shares memory with its input, and whether it returns several tensors."""
+    """One call of each function whose result shares memory with its input, not in place; whether that is a sequence."""
     found: dict[str, tuple[Callable[[Tensor], Any], bool]] = {}
     for (name, function), rest in itertools.product(_functions_of_torch(), ARGUMENTS):
         for x in INPUTS if name not in found else ():
@@ -130,7 +130,7 @@ def _views_of_torch() -> dict[str, tuple[Callable[[Tensor], Any], bool]]:
             try:
                 result = function(y, *rest)
                 first = result[0] if isinstance(result, (tuple, list)) else result
-                shares = first.untyped_storage().data_ptr() == y.untyped_storage().data_ptr() and torch.equal(x, y)
+                shares = first.untyped_storage().data_ptr() == y.untyped_storage().data_ptr() and not y._version
             except Exception:  # these are no arguments for it
                 continue
             if shares:
