@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pascal_ext.operations import argument
+from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
 ACTIVATIONS = (nn.ReLU, nn.Hardtanh)  # ReLU6 is a Hardtanh
@@ -22,6 +22,7 @@ _DROPOUTS = {
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
+_DROPS = {"stochastic_depth": 3, "drop_block2d": 5, "drop_block3d": 5}  # the position of ``training``
 _FUNCTIONS: dict[Any, str] = {
     F.relu: "relu",
     torch.relu: "relu",
@@ -62,6 +63,18 @@ def _ceiling(low: Any, high: Any) -> float | None:
     if high is None:
         return math.inf
     return float(high) if isinstance(high, (int, float)) and high > 0 else None
+
+
+def remove_frozen_drops(traced: fx.GraphModule) -> None:
+    """Take out torchvision's functions that drop nothing any more, since tracing has frozen them in evaluation mode.
+
+    They return their input itself; torch could neither copy nor pickle the graph that calls them, nor a file hold it.
+    """
+    for node in list(traced.graph.nodes):
+        position = _DROPS.get(name_of(node)) if node.op == "call_function" else None
+        if position is not None and not argument(node, position, "training", True):
+            node.replace_all_uses_with(argument(node, 0, "input", None))
+            traced.graph.erase_node(node)
 
 
 def dropouts_to_modules(traced: fx.GraphModule) -> None:

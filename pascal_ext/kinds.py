@@ -90,14 +90,6 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
-_OPERATORS = frozenset(
-    getattr(operator, name)
-    for name in "abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift "
-    "sub truediv xor".split()
-)
-_CREATIONS = frozenset(
-    (torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros)  # which cannot be overridden
-)
 _METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
 
@@ -180,9 +172,3 @@ def _truncates(node: fx.Node, root: nn.Module) -> bool:
         if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
             return True
     return False
-
-
-def is_torch_function(function: Any) -> bool:
-    """Whether ``function`` is an ordinary tensor function or operator, safe to be named in a file."""
-    known = {item for functions in torch.overrides.get_overridable_functions().values() for item in functions}
-    return function in known or function in _OPERATORS or function in _CREATIONS

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import operator
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, TypeVar
 
 from torch import fx, nn
 
 from pascal_ext.branches import Example, as_traced, is_number, symbolic_len
-from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites
+from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites, remove_frozen_drops
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
 from pascal_ext.inplace import remove_inplace
@@ -22,6 +23,7 @@ from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import check_traceable, copied, place, spell_out_parameters, takes_any_keyword, unwrapped
 
 Number = TypeVar("Number", int, float)
+_LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
 _NEEDS_DATA = (
     " On shapes it may depend where they are known: from a loader that can be read twice, or with "
     "replace_activations(model, levels, example=batch)."
@@ -133,13 +135,13 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     batch = first_batch(data, source) if takes_any_keyword(source) else None
     keywords = () if batch is None else tuple(batch.kwargs)
     try:
-        graph, model, fixed = _symbolic(source, None, keywords)
+        graph, model = _symbolic(source, None, keywords)
     except Exception as error:
         batch = batch or first_batch(data, source)
         if batch is None:
             raise TracingError(_failed(source, error) + _NEEDS_DATA) from error
         try:
-            graph, model, fixed = _symbolic(source, batch, tuple(batch.kwargs))
+            graph, model = _symbolic(source, batch, tuple(batch.kwargs))
         except Exception as second:
             raise TracingError(_failed(source, second)) from second
     _keep_source_lines(source, graph)
@@ -150,7 +152,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
         )
     traced = fx.GraphModule(model, graph, class_name=type(model).__name__)
     traced.eval()
-    _remove_fixed_parameters(graph, fixed)
+    remove_frozen_drops(traced)
     remove_inplace(traced)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)
@@ -160,10 +162,8 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     return traced
 
 
-def _symbolic(
-    model: nn.Module, batch: Batch | None, keywords: tuple[str, ...]
-) -> tuple[fx.Graph, nn.Module, dict[str, Any]]:
-    """The graph of a copy of ``model`` in evaluation mode, that copy, and the fixed parameters of ``forward``.
+def _symbolic(model: nn.Module, batch: Batch | None, keywords: tuple[str, ...]) -> tuple[fx.Graph, nn.Module]:
+    """The graph of a copy of ``model`` in evaluation mode, without parameters that have a plain default; and that copy.
 
     Where ``forward`` takes any keyword, it is given ``keywords`` and no others.
     """
@@ -171,8 +171,9 @@ def _symbolic(
     example = None if batch is None else Example(model, batch)
     given = {} if example is None else example.arguments
     fixed = {name: value for name, value in _defaults(model).items() if name not in given}
-    with symbolic_len():
+    with _LOCK, symbolic_len():
         graph = _Tracer(example).trace(model, concrete_args=fixed or None)
+    _remove_fixed_parameters(graph, model, fixed)
     for node in graph.nodes:
         if isinstance(node.type, str):
             node.type = None  # an annotation under ``from __future__ import annotations``, which could not be pickled
@@ -180,7 +181,7 @@ def _symbolic(
             node.update_arg(2, source_line(node))
         elif node.op == "placeholder" and node.target in given:
             node.args = ()  # an input without a default, from now on
-    return graph, model, fixed
+    return graph, model
 
 
 def _warn_of_hooks(model: nn.Module) -> None:
@@ -209,10 +210,17 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in parameters if isinstance(parameter.default, plain)}
 
 
-def _remove_fixed_parameters(graph: fx.Graph, fixed: Iterable[str]) -> None:
-    """Take out the placeholders of parameters that tracing has fixed, and the assertions it put in for them."""
-    names = {f"{name}_1" for name in fixed}
-    for placeholder in [node for node in graph.nodes if node.op == "placeholder" and node.target in names]:
+def _remove_fixed_parameters(graph: fx.Graph, model: nn.Module, fixed: Container[str]) -> None:
+    """Take out the placeholders of parameters that tracing has fixed, and the assertions it put in for them.
+
+    Those of ``mask`` are named ``mask_1``, as other parameters may be, so it is by their order that they are told.
+    """
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # which tracing takes last
+    parameters = sorted(inspect.signature(model.forward).parameters.values(), key=lambda p: p.kind in variable)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for parameter, placeholder in zip(parameters, placeholders, strict=True):
+        if parameter.name not in fixed:
+            continue
         for user in list(placeholder.users):
             for assertion in list(user.users):
                 graph.erase_node(assertion)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import copy
 import pickle
 import threading
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pascal_ext import convert, replace_activations
+from pascal_ext import convert, load, replace_activations, save
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import TracingError
 from pascal_ext.tracing import trace
-from tests.cases import Net, alive, assert_close, quantised
+from tests.cases import Net, alive, assert_close, assert_same_function, conv, net, quantised
 from tests.networks import EXACT
 
 
@@ -112,6 +116,44 @@ def test_plain_defaults_are_kept() -> None:
     model, x = Options(), torch.randn(2, 3)
     assert_close(trace(model)(x), model(x))
     assert [node.target for node in trace(model).graph.nodes if node.op == "placeholder"] == ["x"]
+
+
+def test_a_parameter_may_be_named_like_one_with_a_default() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask_1: Tensor, mask: Tensor | None = None, *, scale: float = 2.0) -> Any:
+            return F.relu(x) * scale + mask_1 if mask is None else x
+
+    traced = trace(Masked())
+    assert [node.target for node in traced.graph.nodes if node.op == "placeholder"] == ["x", "mask_1"]
+    x, mask = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.equal(traced(x, mask), Masked()(x, mask))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_models_are_traced_in_threads() -> None:
+    model, x, real = Net(lambda m, x: F.relu(m.a(x)) * len(x.shape), a=nn.Linear(3, 4)), torch.randn(2, 3), builtins.len
+    with ThreadPoolExecutor(8) as threads:
+        traced = list(threads.map(lambda _: trace(model), range(64)))
+    assert builtins.len is real
+    assert all(torch.equal(each(x), model(x)) for each in traced)
+
+
+def test_stochastic_depth_is_gone(torchvision: types.ModuleType, tmp_path: Path) -> None:
+    """It drops nothing here, and torch cannot copy or pickle graphs that call it."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        z = m.depth(F.relu(m.b(y)))
+        z += 1
+        return m.b(m.block(z) + y)
+
+    drops = {"depth": torchvision.ops.StochasticDepth(0.5, "row"), "block": torchvision.ops.DropBlock2d(0.5, 2)}
+    case = net(forward, a=conv(3, 4), b=conv(4, 4), **drops)
+    qcfs = quantised(case.build(), case.data())
+    snn = convert(qcfs)
+    save(snn, tmp_path / "snn.safetensors")
+    for network in (snn, copy.deepcopy(snn), pickle.loads(pickle.dumps(snn)), load(tmp_path / "snn.safetensors")):
+        assert_same_function(qcfs, network, case)
 
 
 # What cannot be traced
