@@ -13,7 +13,7 @@ from torch import fx, nn
 from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
-ACTIVATIONS = (nn.ReLU, nn.Hardtanh)  # ReLU6 is a Hardtanh
+ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Threshold)  # ReLU6 is a Hardtanh
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -31,6 +31,8 @@ _FUNCTIONS: dict[Any, str] = {
     torch.clamp: "clamp",
     torch.clip: "clamp",
     torch.clamp_min: "clamp",
+    F.threshold: "threshold",
+    torch.threshold: "threshold",
 }
 _METHODS: dict[Any, str] = {"relu": "relu", "clamp": "clamp", "clip": "clamp", "clamp_min": "clamp"}
 
@@ -43,6 +45,8 @@ def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
             return math.inf
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
             return _ceiling(module.min_val, module.max_val)
+        if isinstance(module, nn.Threshold):
+            return math.inf if module.threshold == module.value == 0 else None
         return None
     kinds: dict[Any, str] = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
     match kinds.get(node.target):
@@ -54,6 +58,8 @@ def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
             return _ceiling(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
         case "clamp":
             return _ceiling(argument(node, 1, "min", None), argument(node, 2, "max", None))
+        case "threshold" if argument(node, 1, "threshold", None) == argument(node, 2, "value", None) == 0:
+            return math.inf
     return None
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, fx
 from pascal_ext.branches import as_traced
 from pascal_ext.errors import SerializationError
 from pascal_ext.folding import call_scaled
+from pascal_ext.operations import CREATIONS
 from pascal_ext.ops import timefold
 from pascal_ext.outputs import Outputs, is_named_tuple, named_tuple
 
 _TIMEFOLD = (
     "unfold fold decode present align scale rate join_scales as_sequence only_step pick entry keep_batch keep_rows "
-    "need_ndim"
+    "need_ndim with_rows"
 ).split()
 _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
@@ -35,9 +36,6 @@ _OPERATORS = frozenset(
     getattr(operator, name)
     for name in "abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift "
     "sub truediv xor".split()
-)
-_CREATIONS = frozenset(
-    (torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros)  # which cannot be overridden
 )
 _NAMED_TUPLE = "namedtuple"
 _MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
@@ -153,7 +151,7 @@ def function_named(name: str) -> Any:
 def _torch_functions() -> frozenset[Any]:
     """The ordinary tensor functions and operators, which are safe to be named in a file."""
     overridable = torch.overrides.get_overridable_functions().values()
-    return _OPERATORS | _CREATIONS | {function for functions in overridable for function in functions}
+    return _OPERATORS | CREATIONS | {function for functions in overridable for function in functions}
 
 
 def _encode(value: Any) -> Any:

@@ -6,12 +6,12 @@ import inspect
 import operator
 import threading
 import warnings
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, TypeVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from pascal_ext.branches import Example, as_traced, is_number, symbolic_len
+from pascal_ext.branches import Example, as_traced, is_number, symbolic_python
 from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites, remove_frozen_drops
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
@@ -24,10 +24,20 @@ from pascal_ext.traceable import check_traceable, copied, place, spell_out_param
 
 Number = TypeVar("Number", int, float)
 _LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
+_CONTROL_FLOW = (
+    " Control flow in forward() must not depend on the elements of tensors; move such code out of the model, or into a "
+    "module that is converted apart."
+)
 _NEEDS_DATA = (
     " On shapes it may depend where they are known: from a loader that can be read twice, or with "
     "replace_activations(model, levels, example=batch)."
 )
+_WAYS_OUT = {  # what is told of an error, by a part of it
+    "autocast": "",
+    "item assignment": " Write it out of place: with torch.cat, torch.where, or a product with a mask.",
+    "cannot be iterated": " How many parts a tensor has is not known in tracing; take them by their numbers, "
+    "x[:, 0] or x.unbind(1)[0].",
+}
 
 
 def _inplace(function: Any) -> Any:
@@ -69,9 +79,14 @@ class _Attribute(fx.proxy.Attribute, _Proxy):
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self, example: Example | None = None) -> None:  # pickle makes one without
+    def __init__(self, example: Example | None = None, has_data: bool = False) -> None:  # pickle makes one without
         super().__init__()
         self._example = example
+        self._has_data = has_data
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with _LOCK, symbolic_python(self.class_of):
+            return super().trace(root, concrete_args)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Where a condition is made from sizes, and these are known, go on as the example does."""
@@ -89,12 +104,25 @@ class _Tracer(fx.Tracer):
         as_traced(obj, number)
         return number
 
+    def class_of(self, obj: fx.Proxy) -> type:
+        """What the value of a proxy is, for the example; without one, what is no number is taken for a tensor.
+
+        Raises:
+            TypeError: that is not known yet, but will be with the data.
+        """
+        if self._example is None and self._has_data:
+            raise TypeError("isinstance() of a value that tracing does not know")
+        if self._example is None:
+            return type(obj) if is_number(obj.node) else Tensor
+        value = self._example.value(obj.node)
+        return Tensor if isinstance(value, Tensor) else type(value)
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
         """A dataclass, of whatever class, becomes :class:`Outputs`."""
-        fields = fields_of(a)
+        fields = None if isinstance(a, fx.Proxy) else fields_of(a)
         if fields is None:
             return super().create_arg(a)
         return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
@@ -116,9 +144,10 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
 
     Args:
         model: the model.
-        data: batches of its data. Where it cannot be traced without, since ``forward`` branches on shapes or an input
-            has a default, it is traced with the shapes of the first one, see :mod:`pascal_ext.branches`; unless
-            ``data`` is an iterator, which would lose it. A ``**kwargs`` of ``forward`` is given what that batch has.
+        data: batches of its data. Where it cannot be traced without, since ``forward`` branches on shapes or types or
+            an input has a default, it is traced with the shapes of the first one, see :mod:`pascal_ext.branches`;
+            unless ``data`` is an iterator, which would lose it. Without data, ``isinstance(x, Tensor)`` is true.
+            A ``**kwargs`` of ``forward`` is given what that batch has.
 
     Raises:
         TracingError: the model is TorchScript, or has lazy layers that have seen no data; or ``forward`` has control
@@ -134,12 +163,13 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     _warn_of_hooks(source)
     batch = first_batch(data, source) if takes_any_keyword(source) else None
     keywords = () if batch is None else tuple(batch.kwargs)
+    has_data = data is not None and not isinstance(data, Iterator)
     try:
-        graph, model = _symbolic(source, None, keywords)
+        graph, model = _symbolic(source, None, keywords, has_data)
     except Exception as error:
         batch = batch or first_batch(data, source)
         if batch is None:
-            raise TracingError(_failed(source, error) + _NEEDS_DATA) from error
+            raise TracingError(_failed(source, error, _NEEDS_DATA)) from error
         try:
             graph, model = _symbolic(source, batch, tuple(batch.kwargs))
         except Exception as second:
@@ -162,17 +192,19 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     return traced
 
 
-def _symbolic(model: nn.Module, batch: Batch | None, keywords: tuple[str, ...]) -> tuple[fx.Graph, nn.Module]:
+def _symbolic(
+    model: nn.Module, batch: Batch | None, keywords: tuple[str, ...], has_data: bool = True
+) -> tuple[fx.Graph, nn.Module]:
     """The graph of a copy of ``model`` in evaluation mode, without parameters that have a plain default; and that copy.
 
-    Where ``forward`` takes any keyword, it is given ``keywords`` and no others.
+    Where ``forward`` takes any keyword, it is given ``keywords`` and no others. Without ``batch``, what only data can
+    tell is an error where there is some.
     """
     model = spell_out_parameters(copied(model).eval(), keywords)
     example = None if batch is None else Example(model, batch)
     given = {} if example is None else example.arguments
     fixed = {name: value for name, value in _defaults(model).items() if name not in given}
-    with _LOCK, symbolic_len():
-        graph = _Tracer(example).trace(model, concrete_args=fixed or None)
+    graph = _Tracer(example, has_data).trace(model, concrete_args=fixed or None)
     _remove_fixed_parameters(graph, model, fixed)
     for node in graph.nodes:
         if isinstance(node.type, str):
@@ -195,12 +227,12 @@ def _warn_of_hooks(model: nn.Module) -> None:
         )
 
 
-def _failed(model: nn.Module, error: Exception) -> str:
-    return (
-        f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}. Control flow in "
-        "forward() must not depend on the elements of tensors; move such code out of the model, or into a module that "
-        "is converted apart."
-    )
+def _failed(model: nn.Module, error: Exception, needs: str = "") -> str:
+    """The message, with the way out; ``needs`` where it may be that data are missing."""
+    known = [way for part, way in _WAYS_OUT.items() if part in str(error)]
+    on_values = isinstance(error, fx.proxy.TraceError) or "does not know" in str(error)
+    hint = known[0] if known else (_CONTROL_FLOW if on_values else "") + needs
+    return f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}.{hint}"
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

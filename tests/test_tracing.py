@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from pascal_ext import convert, load, replace_activations, save
 from pascal_ext.activations import qcfs_layers, relu_layers
@@ -138,6 +139,15 @@ def test_models_are_traced_in_threads() -> None:
     assert all(torch.equal(each(x), model(x)) for each in traced)
 
 
+def test_keywords_may_have_any_name() -> None:
+    class Keywords(nn.Module):
+        def forward(self, x: Tensor, **kwargs: Tensor) -> Tensor:
+            return F.relu(x) + kwargs["forward"] * kwargs["defaults"]
+
+    batch = {name: torch.randn(2, 3) for name in ("x", "forward", "defaults")}
+    assert torch.equal(trace(Keywords(), [batch])(**batch), Keywords()(**batch))
+
+
 def test_stochastic_depth_is_gone(torchvision: types.ModuleType, tmp_path: Path) -> None:
     """It drops nothing here, and torch cannot copy or pickle graphs that call it."""
 
@@ -167,7 +177,6 @@ def _branches_on_values(m: Any, x: Tensor) -> Tensor:
     "model",
     [
         Net(_branches_on_values),
-        Net(lambda m, x: F.relu(torch.stack([row * 2 for row in x]))),
         Net(lambda m, x: x[: int(x.max())]),
         nn.Sequential(nn.LSTM(2, 2), Net(_branches_on_values)),
     ],
@@ -196,14 +205,22 @@ def test_item_assignment_is_refused() -> None:
         x[:, 0] = 0
         return F.relu(x)
 
-    with pytest.raises(TracingError, match="item assignment"):
+    with pytest.raises(TracingError, match=r"item assignment\. Write it out of place: .*torch\.where") as refused:
         trace(Net(forward))
+    assert "ontrol flow" not in str(refused.value)
+
+
+def test_iterating_over_a_tensor_is_refused() -> None:
+    with pytest.raises(TracingError, match=r"How many parts .* x.unbind\(1\)\[0\]"):
+        trace(Net(lambda m, x: F.relu(torch.stack([row * 2 for row in x]))))
 
 
 # Wrappers
 
 
-@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: nn.DataParallel(torch.compile(model))])
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, AveragedModel, lambda model: nn.DataParallel(torch.compile(model))]
+)
 def test_models_in_wrappers(wrap: Any) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     x = torch.randn(5, 3)
