@@ -55,7 +55,9 @@ def _class_token(m: Any, x: Tensor) -> Tensor:
 def _shapes_of_others(m: Any, x: Tensor) -> Tensor:
     y = relu(m.a(x))
     z = relu(m.b(x)).flatten(1).view(y.shape) + relu(m.c(x)).flatten(2).reshape(y.size())
-    return m.end(z + x.mean(1, keepdim=True).expand(y.shape) + y.new_ones(y.shape) + torch.zeros(x.shape)[:, :1])
+    return m.end(
+        z + x.mean(1, keepdim=True).expand(y.shape) + y.new_ones(y.shape) + torch.zeros(x.shape, dtype=x.dtype)[:, :1]
+    )
 
 
 def _asserting(m: Any, x: Tensor) -> Tensor:
