@@ -24,10 +24,10 @@ NO_QCFS_LAYERS = (
 def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, example: Any = None) -> fx.GraphModule:
     """A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
 
-    ReLU, ReLU6, Hardtanh(0, a) and clamp(min=0) are replaced wherever they are called: as a module, a function or a
-    method, in place or not; each call gets a QCFS of its own. The threshold starts at the activation's ceiling
-    (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data. QCFS modules that are
-    there already stay as they are.
+    ReLU, ReLU6, Hardtanh(0, a), Threshold(0, 0) and clamp(min=0) are replaced wherever they are called: as a module, a
+    function or a method, in place or not; each call gets a QCFS of its own. The threshold starts at the activation's
+    ceiling (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data. QCFS modules
+    that are there already stay as they are.
 
     Args:
         model: any module that ``torch.fx`` can trace, see :func:`pascal_ext.tracing.trace`.
@@ -38,7 +38,8 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
             default. The result then takes inputs whose shapes take the same branches.
 
     Returns:
-        A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys and ``<layer>.threshold``.
+        A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys, of the layers
+        that ``forward`` uses, and ``<layer>.threshold``; buffers that ``forward`` reads itself are persistent.
 
     Raises:
         TracingError: see :func:`pascal_ext.tracing.trace`.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 from torch import Tensor, fx
 
 from pascal_ext.branches import as_traced
 from pascal_ext.kinds import Kind
-from pascal_ext.operations import asked_size, describe, dims_of, name_of, padded_dims, shape_argument
+from pascal_ext.operations import asked_shape, asked_size, describe, dims_of, name_of, padded_dims, shape_argument
 from pascal_ext.ops import timefold
 from pascal_ext.signals import Signal
 from pascal_ext.wires import Wires
@@ -52,11 +53,25 @@ class BatchDimension(Wires):
         if sources and not name_of(node).startswith("new_"):
             return False
         shape = shape_argument(node) if node.op in ("call_function", "call_method") else ()
-        if not shape or shape[0] is not self.batch:
+        if not shape or (shape[0] is not self.batch and asked_shape(shape[0]) not in self.signals):
             return False
+        self._lead_shape(node, None)
         guard = self._insert_after(node, timefold.keep_rows, (node, self.batch, describe(node, self.root)))
         self.signals[guard] = Signal(thermometer=True)
         return True
+
+    def _lead_shape(self, node: fx.Node, source: fx.Node | None) -> None:
+        """The size of the batch at the head of a shape: here it is the rows of ``source``, or the batch as such."""
+        first: Any = next(iter(shape_argument(node)), None)
+        with self.graph.inserting_before(node):
+            rows = self.batch
+            if source is not None and (first is self.batch or asked_shape(first) is not None):
+                shape = self.graph.call_function(getattr, (source, "shape"))
+                rows = self.graph.call_function(operator.getitem, (shape, 0))
+            if asked_shape(first) is not None:  # the shape of another tensor, of other timesteps perhaps
+                node.replace_input_with(first, self.graph.call_function(timefold.with_rows, (first, rows)))
+            elif first is self.batch and rows is not self.batch:
+                node.replace_input_with(self.batch, rows)
 
     def _entry(self, node: fx.Node, sources: list[fx.Node]) -> bool:
         """``x[i]`` of an input is an entry of a sequence of inputs; that it is none of the batch shows at run time."""

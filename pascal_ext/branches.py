@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import importlib
 import inspect
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from pascal_ext.data import Batch
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.operations import asked_size, name_of
+from pascal_ext.operations import CREATIONS, asked_size, name_of
 
 
 class Example:
@@ -82,31 +85,67 @@ def _as_if_not_tracing() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def symbolic_len() -> Iterator[None]:
-    """Within the context ``len(x)`` of a proxy is ``x.size(0)``, and that of its shape ``x.dim()``.
+def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
+    """Within the context, Python answers for proxies as it would for the values that they stand for.
 
-    Python's own insists on an integer, so a proxy's ``__len__`` could not give a symbol.
+    ``len(x)`` is ``x.size(0)``, and that of its shape ``x.dim()``; ``isinstance`` asks for ``class_of(x)``. Python's
+    own insists on an integer, so a proxy's ``__len__`` could not give a symbol; and a proxy that called itself a tensor
+    would be taken for one by torch's C++ code, too. What makes tensors, ``torch.zeros(x.shape[0], 6)``, takes proxies.
+    A block in autocast is refused, since no graph has it.
     """
-    # Tracing may import this, and it keeps the len that it then sees: let it see Python's own.
+    # Tracing may import this, and it keeps the functions that it then sees: let it see Python's own.
     importlib.import_module("torch._dynamo.trace_rules")
-    real = builtins.len
+    real_len, real_isinstance, real_enter = builtins.len, builtins.isinstance, torch.autocast.__enter__
+    thread = threading.get_ident()
 
-    def symbolic(value: Any, /) -> Any:
-        if not isinstance(value, fx.Proxy):
-            return real(value)
+    def symbolic_len(value: Any, /) -> Any:
+        if not real_isinstance(value, fx.Proxy):
+            return real_len(value)
         node = value.node
-        is_shape = name_of(node) == "size" and real(node.args) == 1 and not node.kwargs
+        is_shape = name_of(node) == "size" and real_len(node.args) == 1 and not node.kwargs
         if is_shape or (node.target is getattr and node.args[1] == "shape"):
             return value.tracer.proxy(node.all_input_nodes[0]).dim()
         if is_number(node):
             raise TypeError("len() of a part of a shape")
         return value.size(0)
 
-    builtins.len = symbolic
+    def symbolic_isinstance(value: Any, kinds: Any, /) -> bool:
+        if real_isinstance(value, kinds):
+            return True
+        asker = sys._getframe(1).f_globals.get("__name__", "")
+        is_ours = asker.startswith(("torch.", "pascal_ext."))  # which have to tell proxies from tensors
+        return real_isinstance(value, fx.Proxy) and not is_ours and issubclass(class_of(value), kinds)
+
+    def refuse(autocast: Any) -> Any:
+        if autocast._enabled and threading.get_ident() == thread:
+            raise TypeError(
+                f"a block in torch.autocast({autocast.device!r}), which a graph cannot hold; run the whole model in "
+                "autocast instead, or convert dtypes by hand, x.to(dtype)"
+            )
+        return real_enter(autocast)
+
+    def symbolic_creation(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def create(*args: Any, **kwargs: Any) -> Any:
+            proxies = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if real_isinstance(leaf, fx.Proxy)]
+            if not proxies:
+                return function(*args, **kwargs)
+            return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
+
+        return create
+
+    creations = {function.__name__: function for function in CREATIONS}
+    for name, function in creations.items():
+        setattr(torch, name, symbolic_creation(function))
+    builtins.len, builtins.isinstance = symbolic_len, symbolic_isinstance
+    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
     try:
         yield
     finally:
-        builtins.len = real
+        builtins.len, builtins.isinstance = real_len, real_isinstance
+        for name, function in creations.items():
+            setattr(torch, name, function)
+        torch.autocast.__enter__ = real_enter  # type: ignore[method-assign]
 
 
 def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:
@@ -142,7 +181,7 @@ def is_number(node: fx.Node) -> bool:
     """Whether the value of ``node`` is made from sizes alone."""
     if node.op == "call_method" and node.target in ("size", "dim", "numel"):
         return True
-    if node.op != "call_function":
+    if node.op != "call_function" or node.target in CREATIONS:
         return False
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim")

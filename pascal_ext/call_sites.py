@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pascal_ext.operations import argument
+from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
-ACTIVATIONS = (nn.ReLU, nn.Hardtanh)  # ReLU6 is a Hardtanh
+ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Threshold)  # ReLU6 is a Hardtanh
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -22,6 +22,7 @@ _DROPOUTS = {
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
+_DROPS = {"stochastic_depth": 3, "drop_block2d": 5, "drop_block3d": 5}  # the position of ``training``
 _FUNCTIONS: dict[Any, str] = {
     F.relu: "relu",
     torch.relu: "relu",
@@ -30,6 +31,8 @@ _FUNCTIONS: dict[Any, str] = {
     torch.clamp: "clamp",
     torch.clip: "clamp",
     torch.clamp_min: "clamp",
+    F.threshold: "threshold",
+    torch.threshold: "threshold",
 }
 _METHODS: dict[Any, str] = {"relu": "relu", "clamp": "clamp", "clip": "clamp", "clamp_min": "clamp"}
 
@@ -42,6 +45,8 @@ def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
             return math.inf
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
             return _ceiling(module.min_val, module.max_val)
+        if isinstance(module, nn.Threshold):
+            return math.inf if module.threshold == module.value == 0 else None
         return None
     kinds: dict[Any, str] = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
     match kinds.get(node.target):
@@ -53,6 +58,8 @@ def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
             return _ceiling(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
         case "clamp":
             return _ceiling(argument(node, 1, "min", None), argument(node, 2, "max", None))
+        case "threshold" if argument(node, 1, "threshold", None) == argument(node, 2, "value", None) == 0:
+            return math.inf
     return None
 
 
@@ -62,6 +69,18 @@ def _ceiling(low: Any, high: Any) -> float | None:
     if high is None:
         return math.inf
     return float(high) if isinstance(high, (int, float)) and high > 0 else None
+
+
+def remove_frozen_drops(traced: fx.GraphModule) -> None:
+    """Take out torchvision's functions that drop nothing any more, since tracing has frozen them in evaluation mode.
+
+    They return their input itself; torch could neither copy nor pickle the graph that calls them, nor a file hold it.
+    """
+    for node in list(traced.graph.nodes):
+        position = _DROPS.get(name_of(node)) if node.op == "call_function" else None
+        if position is not None and not argument(node, position, "training", True):
+            node.replace_all_uses_with(argument(node, 0, "input", None))
+            traced.graph.erase_node(node)
 
 
 def dropouts_to_modules(traced: fx.GraphModule) -> None:

@@ -21,7 +21,7 @@ class UnsupportedOperationError(PascalError, NotImplementedError):
     """An operation of the model has no exact spiking counterpart: Python's error for what is not implemented, too."""
 
 
-class TracingError(PascalError):
+class TracingError(UnsupportedOperationError):
     """The model's ``forward`` cannot be traced symbolically by ``torch.fx``."""
 
 

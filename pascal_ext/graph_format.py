@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import keyword
 import math
+import operator
 from typing import Any
 
 import torch
@@ -13,13 +15,13 @@ from torch import Tensor, fx
 from pascal_ext.branches import as_traced
 from pascal_ext.errors import SerializationError
 from pascal_ext.folding import call_scaled
-from pascal_ext.kinds import is_torch_function
+from pascal_ext.operations import CREATIONS
 from pascal_ext.ops import timefold
 from pascal_ext.outputs import Outputs, is_named_tuple, named_tuple
 
 _TIMEFOLD = (
     "unfold fold decode present align scale rate join_scales as_sequence only_step pick entry keep_batch keep_rows "
-    "need_ndim"
+    "need_ndim with_rows"
 ).split()
 _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
@@ -30,6 +32,11 @@ _OWN: dict[str, Any] = {
     "torch:_assert": torch._assert,
     "pascal_ext:Outputs": Outputs,
 }
+_OPERATORS = frozenset(
+    getattr(operator, name)
+    for name in "abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift "
+    "sub truediv xor".split()
+)
 _NAMED_TUPLE = "namedtuple"
 _MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
 _ATOMS = (str, int, float, bool, type(None))
@@ -119,7 +126,7 @@ def function_name(function: Any) -> str:
     if is_named_tuple(function):
         return ":".join((_NAMED_TUPLE, plain, *function._fields))
     for module in _MODULES:
-        if getattr(importlib.import_module(module), plain, None) is function and is_torch_function(function):
+        if getattr(importlib.import_module(module), plain, None) is function and function in _torch_functions():
             return f"{module}:{plain}"
     raise SerializationError(
         f"the network calls {function!r}, which a file cannot hold; only torch functions can be saved"
@@ -135,9 +142,16 @@ def function_named(name: str) -> Any:
         kind, *fields = plain.split(":")
         return named_tuple(kind, tuple(fields))
     function = getattr(importlib.import_module(module), plain, None) if module in _MODULES else None
-    if function is None or not is_torch_function(function):
+    if function is None or function not in _torch_functions():
         raise SerializationError(f"the file calls {name!r}, which is no tensor function that may be loaded")
     return function
+
+
+@functools.cache
+def _torch_functions() -> frozenset[Any]:
+    """The ordinary tensor functions and operators, which are safe to be named in a file."""
+    overridable = torch.overrides.get_overridable_functions().values()
+    return _OPERATORS | CREATIONS | {function for functions in overridable for function in functions}
 
 
 def _encode(value: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from pascal_ext.operations import argument, name_of
+from pascal_ext.operations import argument, is_matrix, name_of, second_factor
 
 
 class Kind(enum.Enum):
@@ -41,7 +41,7 @@ class Kind(enum.Enum):
 _MODULES: dict[type[nn.Module], Kind] = {
     **dict.fromkeys([nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear], Kind.WEIGHTED),
     **dict.fromkeys([nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d], Kind.WEIGHTED),
-    **dict.fromkeys([nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d], Kind.NORM),
+    **dict.fromkeys([nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm], Kind.NORM),
     **dict.fromkeys([nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d], Kind.IDENTITY),
     **dict.fromkeys([nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity], Kind.IDENTITY),
     **dict.fromkeys([nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d], Kind.CHANNELWISE),
@@ -75,11 +75,11 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("interpolate upsample".split(), Kind.CHANNELWISE),
     "pad": Kind.CHANNELWISE,
     **dict.fromkeys(
-        "flatten unflatten view reshape permute transpose swapaxes swapdims movedim".split(), Kind.REARRANGE
+        "flatten unflatten view reshape permute transpose swapaxes swapdims movedim moveaxis".split(), Kind.REARRANGE
     ),
     **dict.fromkeys("squeeze unsqueeze chunk split unbind narrow select getitem expand repeat".split(), Kind.REARRANGE),
     **dict.fromkeys("pixel_shuffle pixel_unshuffle channel_shuffle flip roll unfold tile".split(), Kind.REARRANGE),
-    **dict.fromkeys("mean sum neg negative mul multiply truediv div divide fold".split(), Kind.LINEAR),
+    **dict.fromkeys("mean sum cumsum neg negative mul multiply truediv div divide fold".split(), Kind.LINEAR),
     **dict.fromkeys("add sub".split(), Kind.SUM),
     **dict.fromkeys("cat concat concatenate stack".split(), Kind.CONCAT),
     **dict.fromkeys("max_pool1d max_pool2d max_pool3d".split(), Kind.MAX_POOL),
@@ -90,14 +90,6 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
-_OPERATORS = frozenset(
-    getattr(operator, name)
-    for name in "abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift "
-    "sub truediv xor".split()
-)
-_CREATIONS = frozenset(
-    (torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros)  # which cannot be overridden
-)
 _METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
 
@@ -108,17 +100,21 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
         return _module_kind(module)
     name = name_of(node)
     if node.op == "call_function" and node.target is builtins.getattr:
+        if node.args[1] in ("T", "mT"):
+            return Kind.REARRANGE
         return Kind.METADATA if node.args[1] in _METADATA_ATTRIBUTES else Kind.UNSUPPORTED
     kind = _NAMES.get(name, Kind.UNSUPPORTED)
-    if node.op == "call_function" and not _is_known_namespace(node.target):
+    if node.op == "call_function" and not is_known_function(node.target):
         return Kind.UNSUPPORTED
-    if kind is Kind.IDENTITY and ("dropout" in name or name == "stochastic_depth") and _drops(node, name):
+    if _drops(node):
         return Kind.UNSUPPORTED
     if kind is Kind.CHANNELWISE and name == "pad" and not _pads_with_zeros(node):
         return Kind.AFFINE
     if kind is Kind.AFFINE and name == "batch_norm" and argument(node, 5, "training", False):
         return Kind.UNSUPPORTED
-    if name in ("matmul", "mm") and not _multiplies_by_a_matrix(node, root):
+    if name in ("matmul", "mm") and not any(
+        is_matrix(factor, root) for factor in (argument(node, 0, "input", None), second_factor(node))
+    ):
         return Kind.UNSUPPORTED
     if kind is Kind.MAX_POOL and node.kwargs.get("return_indices"):
         return Kind.UNSUPPORTED
@@ -141,31 +137,29 @@ def _module_kind(module: nn.Module) -> Kind:
     return kind
 
 
-def _is_known_namespace(function: Callable[..., Any] | str) -> bool:
+def is_known_function(function: Callable[..., Any] | str) -> bool:
+    """Whether a function is torch's, torchvision's or Python's own, and does what its name says."""
     module = str(getattr(function, "__module__", None) or "torch")
     return module.split(".")[0] in ("torch", "_operator", "operator", "builtins", "math", "torchvision")
 
 
-def _drops(node: fx.Node, name: str) -> bool:
-    position = 3 if name == "stochastic_depth" else 2
-    return bool(argument(node, position, "training", True))
+def why_unsupported(node: fx.Node) -> str:
+    """The reason, where :func:`kind_of` says so."""
+    if _drops(node):
+        return "it drops elements in evaluation mode, too; pass training=self.training"
+    return "it is not known to be linear in its input"
+
+
+def _drops(node: fx.Node) -> bool:
+    name = name_of(node)
+    if _NAMES.get(name) is not Kind.IDENTITY or not ("dropout" in name or name == "stochastic_depth"):
+        return False
+    return bool(argument(node, 3 if name == "stochastic_depth" else 2, "training", True))
 
 
 def _pads_with_zeros(node: fx.Node) -> bool:
     mode = argument(node, 2, "mode", "constant")
     return mode != "constant" or not argument(node, 3, "value", 0)
-
-
-def _multiplies_by_a_matrix(node: fx.Node, root: nn.Module) -> bool:
-    """Whether the second factor is a parameter or buffer without a batch, perhaps transposed."""
-    factor = argument(node, 1, "mat2" if name_of(node) == "mm" else "other", None)
-    while isinstance(factor, fx.Node) and (
-        name_of(factor) in ("t", "transpose") or factor.args[1:] in (("T",), ("mT",))
-    ):
-        factor = factor.args[0]
-    if not isinstance(factor, fx.Node) or factor.op != "get_attr":
-        return False
-    return bool(operator.attrgetter(str(factor.target))(root).ndim <= 2)
 
 
 def _truncates(node: fx.Node, root: nn.Module) -> bool:
@@ -179,9 +173,3 @@ def _truncates(node: fx.Node, root: nn.Module) -> bool:
         if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
             return True
     return False
-
-
-def is_torch_function(function: Any) -> bool:
-    """Whether ``function`` is an ordinary tensor function or operator, safe to be named in a file."""
-    known = {item for functions in torch.overrides.get_overridable_functions().values() for item in functions}
-    return function in known or function in _OPERATORS or function in _CREATIONS

@@ -9,7 +9,6 @@ counts.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,7 @@ from pascal_ext.batch_dimension import BatchDimension
 from pascal_ext.branches import must_stay
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.folding import call_scaled
-from pascal_ext.kinds import Kind, kind_of
+from pascal_ext.kinds import Kind, kind_of, why_unsupported
 from pascal_ext.neuron import PascIF
 from pascal_ext.operations import (
     argument,
@@ -33,7 +32,7 @@ from pascal_ext.operations import (
     pooled_dims,
     reads,
     returns_sequence,
-    shape_argument,
+    unlike,
 )
 from pascal_ext.ops import timefold
 from pascal_ext.outputs import only_contains
@@ -83,8 +82,8 @@ class Lowering(BatchDimension):
         nodes = list(self.graph.nodes)
         inputs = {str(node.target) for node in nodes if node.op == "placeholder"}
         with self.graph.inserting_before(nodes[0]):
-            self.batch = self.graph.placeholder(_unlike("batch_size", inputs), type_expr=int)
-            self.references = self.graph.placeholder(_unlike("references", inputs))
+            self.batch = self.graph.placeholder(unlike("batch_size", inputs), type_expr=int)
+            self.references = self.graph.placeholder(unlike("references", inputs))
         for node in nodes:
             if node.op == "placeholder":
                 self.signals[node] = Signal(elastic=True)
@@ -264,10 +263,7 @@ class Lowering(BatchDimension):
         self.signals[node] = signal
         if node.op == "call_module" or name not in ("view", "reshape", "expand", "repeat", "tile"):
             return
-        if self.batch in shape_argument(node)[:1]:  # in the ANN's forward; here it is the rows of this very tensor
-            with self.graph.inserting_before(node):
-                shape = self.graph.call_function(getattr, (source, "shape"))
-                node.replace_input_with(self.batch, self.graph.call_function(operator.getitem, (shape, 0)))
+        self._lead_shape(node, source)
         guard = self._insert_after(node, timefold.keep_batch, (node, source, describe(node, self.root)))
         self.signals[guard] = signal
 
@@ -354,13 +350,13 @@ class Lowering(BatchDimension):
 
     # Operations without a spiking counterpart
 
-    def _analog(self, node: fx.Node, reason: str = "it is not linear in its input") -> None:
+    def _analog(self, node: fx.Node, reason: str = "") -> None:
         """No exact counterpart: refuse, or decode, run the operation once, and go on with one timestep."""
         where = describe(node, self.root)
         if not self.analog:
             raise UnsupportedOperationError(
-                f"{where} has no exact spiking counterpart: {reason}. Replace it in the model, or pass "
-                'on_unsupported="analog" to decode there, run it once, and go on with one timestep.'
+                f"{where} has no exact spiking counterpart: {reason or why_unsupported(node)}. Replace it in the "
+                'model, or pass on_unsupported="analog" to decode there, run it once, and go on with one timestep.'
             )
         self.result.analog_nodes.append(where)
         ready = max(self.signals[self._decode(source, node)].ready for source in self._sources(node))
@@ -383,8 +379,3 @@ class Lowering(BatchDimension):
             self.signals[rate] = Signal(ready=ready + 2 * neuron.levels, loose=True)
         elif kind_of(node, self.root) is Kind.UNSUPPORTED:
             self.result.analog_nodes.append(describe(node, self.root))
-
-
-def _unlike(name: str, taken: set[str]) -> str:
-    """``name``, with as many underscores after it as it takes to be none of ``taken``."""
-    return name if name not in taken else _unlike(f"{name}_", taken)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 _ALIASES = {"_assert": "_assert", "rsub": "sub", "radd": "add", "subtract": "sub"}
+CREATIONS: frozenset[Any] = frozenset((torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros))
+"""What makes tensors of numbers alone, which torch lets no proxy override."""
 _NUMPY_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
 
 # Where the dimensions that an operation works along stand among its arguments: (position, keyword, default).
@@ -21,6 +25,7 @@ _DIM_ARGUMENTS: dict[str, list[tuple[int, str, Any]]] = {
     "swapaxes": [(1, "axis0", None), (2, "axis1", None)],
     "swapdims": [(1, "dim0", None), (2, "dim1", None)],
     "movedim": [(1, "source", None), (2, "destination", None)],
+    "moveaxis": [(1, "source", None), (2, "destination", None)],
     "squeeze": [(1, "dim", None)],
     "unsqueeze": [(1, "dim", None)],
     "chunk": [(2, "dim", 0)],
@@ -32,6 +37,7 @@ _DIM_ARGUMENTS: dict[str, list[tuple[int, str, Any]]] = {
     "roll": [(2, "dims", None)],
     "mean": [(1, "dim", None)],
     "sum": [(1, "dim", None)],
+    "cumsum": [(1, "dim", None)],
     "amax": [(1, "dim", None)],
     "amin": [(1, "dim", None)],
     "cat": [(1, "dim", 0)],
@@ -57,6 +63,11 @@ def argument(node: fx.Node, position: int, keyword: str, default: Any) -> Any:
     return node.kwargs.get(keyword, node.kwargs.get(_NUMPY_KEYWORDS.get(keyword, keyword), default))
 
 
+def unlike(name: str, taken: Container[str]) -> str:
+    """``name``, with as many underscores after it as it takes to be none of ``taken``."""
+    return name if name not in taken else unlike(f"{name}_", taken)
+
+
 def reads(node: fx.Node, signals: Container[fx.Node]) -> list[fx.Node]:
     """The signals among the arguments of ``node``, each as often as it is read."""
     found: list[fx.Node] = []
@@ -66,7 +77,7 @@ def reads(node: fx.Node, signals: Container[fx.Node]) -> list[fx.Node]:
 
 def is_first_argument(node: fx.Node, source: fx.Node) -> bool:
     """Whether ``source`` is what ``node`` works on, and not its weight or its divisor; a factor may be either."""
-    if node.op == "call_module" or name_of(node) in ("mul", "multiply"):
+    if node.op == "call_module" or name_of(node) in ("mul", "multiply", "matmul", "mm"):
         return True
     return argument(node, 0, "input", None) is source
 
@@ -80,7 +91,9 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
         return [int(module.dim)] if isinstance(module, nn.Unflatten) else []
     name = name_of(node)
     if name in ("matmul", "mm"):
-        return [-1]
+        return [-1] if is_matrix(second_factor(node), root) else [-2]
+    if name == "getattr":
+        return [0] if node.args[1] == "T" else [-2, -1]
     if name == "getitem":
         return _indexed_dims(node.args[1])
     if name == "permute":
@@ -101,6 +114,22 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
             dim if isinstance(dim, int) else 0 for dim in (value if isinstance(value, (tuple, list)) else [value])
         ]
     return found
+
+
+def second_factor(node: fx.Node) -> Any:
+    """What a product of matrices has on the right."""
+    return argument(node, 1, "mat2" if name_of(node) == "mm" else "other", None)
+
+
+def is_matrix(factor: Any, root: nn.Module) -> bool:
+    """Whether the factor of a product is a parameter or buffer without a batch, perhaps transposed."""
+    while isinstance(factor, fx.Node) and (
+        name_of(factor) in ("t", "transpose") or factor.args[1:] in (("T",), ("mT",))
+    ):
+        factor = factor.args[0]
+    if not isinstance(factor, fx.Node) or factor.op != "get_attr":
+        return False
+    return bool(operator.attrgetter(str(factor.target))(root).ndim <= 2)
 
 
 def _indexed_dims(index: Any) -> list[int]:
@@ -128,8 +157,9 @@ def is_flatten(node: fx.Node, root: nn.Module) -> bool:
 
 
 def shape_argument(node: fx.Node) -> tuple[Any, ...]:
-    """The sizes that ``view``, ``reshape``, ``expand``, ``new_zeros`` and their like are given."""
-    shape: tuple[Any, ...] = node.args[1:] or (node.kwargs.get("shape", node.kwargs.get("size", ())),)
+    """The sizes that ``view``, ``reshape``, ``expand``, ``new_zeros``, ``zeros`` and their like are given."""
+    first = 0 if node.op == "call_function" and node.target in CREATIONS else 1
+    shape: tuple[Any, ...] = node.args[first:] or (node.kwargs.get("shape", node.kwargs.get("size", ())),)
     return tuple(shape[0]) if isinstance(shape[0], (tuple, list)) else shape
 
 
@@ -169,11 +199,18 @@ def asked_size(node: fx.Node) -> tuple[fx.Node, int] | None:
     dim: Any = None
     if name_of(node) == "size":
         dim = argument(node, 1, "dim", None)
-    elif name_of(node) == "getitem" and tensor.op in ("call_function", "call_method") and tensor.args:
-        is_shape = name_of(tensor) == "getattr" and tensor.args[1] == "shape"
-        if is_shape or (name_of(tensor) == "size" and argument(tensor, 1, "dim", None) is None):
-            tensor, dim = tensor.args[0], node.args[1]
+    elif name_of(node) == "getitem":
+        tensor, dim = asked_shape(tensor), node.args[1]
     return (tensor, dim) if isinstance(tensor, fx.Node) and isinstance(dim, int) else None
+
+
+def asked_shape(node: Any) -> fx.Node | None:
+    """The tensor of ``x.size()`` or ``x.shape``; None where ``node`` is something else."""
+    if not isinstance(node, fx.Node) or node.op not in ("call_function", "call_method") or not node.args:
+        return None
+    is_shape = name_of(node) == "getattr" and node.args[1] == "shape"
+    is_shape = is_shape or (name_of(node) == "size" and argument(node, 1, "dim", None) is None)
+    return node.args[0] if is_shape and isinstance(node.args[0], fx.Node) else None
 
 
 _TRACING = [str(Path(__file__).with_name(name)) for name in ("tracing.py", "branches.py")]
@@ -184,7 +221,7 @@ def describe(node: fx.Node, root: nn.Module) -> str:
     if node.op == "call_module":
         what = f"layer {str(node.target)!r} ({type(root.get_submodule(str(node.target))).__name__})"
     else:
-        what = f"operation {node.name!r} ({name_of(node)})"
+        what = f"operation {node.name!r} ({node.args[1] if node.target is getattr else name_of(node)})"
     return f"{what}{where}," if (where := source_line(node)) else what
 
 

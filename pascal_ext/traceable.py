@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from pascal_ext.errors import InvalidArgumentError, TracingError
+from pascal_ext.operations import unlike
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+    """The model within ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``.
 
     Raises:
         InvalidArgumentError: it is no module at all.
     """
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
         elif type(model).__name__ == "OptimizedModule" and isinstance(original := model._orig_mod, nn.Module):
             model = original  # told by its name, since importing torch.compile's modules takes seconds
@@ -92,6 +94,8 @@ def spell_out_parameters(model: nn.Module, keywords: Iterable[str]) -> nn.Module
     is_plain = "forward" not in vars(model) and inspect.unwrap(type(model).forward) is type(model).forward
     if inspect.Parameter.VAR_POSITIONAL in kinds or (is_plain and inspect.Parameter.VAR_KEYWORD not in kinds):
         return model
+    taken = {p.name for p in parameters} | {*keywords}
+    own, forward, defaults = (unlike(name, taken) for name in ("self", "forward", "defaults"))
     positional: list[str] = []  # as they stand in the header
     named: list[str] = []
     passed: list[str] = []
@@ -104,11 +108,11 @@ def spell_out_parameters(model: nn.Module, keywords: Iterable[str]) -> nn.Module
             passed += [f"{name}={name}" for name in names]
         else:
             part = named if p.kind is p.KEYWORD_ONLY else positional
-            part.append(p.name if p.default is p.empty else f"{p.name}=defaults[{p.name!r}]")
+            part.append(p.name if p.default is p.empty else f"{p.name}={defaults}[{p.name!r}]")
             passed.append(p.name if p.kind is p.POSITIONAL_ONLY else f"{p.name}={p.name}")
-    header = ["self", *positional, *(["*", *named] if named else [])]
-    scope: dict[str, Any] = {"forward": model.forward, "defaults": {p.name: p.default for p in parameters}}
-    exec(f"def spelled_out({', '.join(header)}): return forward({', '.join(passed)})", scope)  # of names alone
+    header = [own, *positional, *(["*", *named] if named else [])]
+    scope: dict[str, Any] = {forward: model.forward, defaults: {p.name: p.default for p in parameters}}
+    exec(f"def spelled_out({', '.join(header)}): return {forward}({', '.join(passed)})", scope)  # of names alone
     model.__class__ = type(type(model).__name__, (type(model),), {"forward": scope["spelled_out"]})
     return model
 

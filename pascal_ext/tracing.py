@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import operator
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, TypeVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from pascal_ext.branches import Example, as_traced, is_number, symbolic_len
-from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites
+from pascal_ext.branches import Example, as_traced, is_number, symbolic_python
+from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites, remove_frozen_drops
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
 from pascal_ext.inplace import remove_inplace
@@ -22,10 +23,21 @@ from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import check_traceable, copied, place, spell_out_parameters, takes_any_keyword, unwrapped
 
 Number = TypeVar("Number", int, float)
+_LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
+_CONTROL_FLOW = (
+    " Control flow in forward() must not depend on the elements of tensors; move such code out of the model, or into a "
+    "module that is converted apart."
+)
 _NEEDS_DATA = (
     " On shapes it may depend where they are known: from a loader that can be read twice, or with "
     "replace_activations(model, levels, example=batch)."
 )
+_WAYS_OUT = {  # what is told of an error, by a part of it
+    "autocast": "",
+    "item assignment": " Write it out of place: with torch.cat, torch.where, or a product with a mask.",
+    "cannot be iterated": " How many parts a tensor has is not known in tracing; take them by their numbers, "
+    "x[:, 0] or x.unbind(1)[0].",
+}
 
 
 def _inplace(function: Any) -> Any:
@@ -56,13 +68,25 @@ class _Proxy(fx.Proxy):
 
     __index__ = __int__
 
+    def __getattr__(self, name: str) -> Any:
+        return _Attribute(self, name)
+
+
+class _Attribute(fx.proxy.Attribute, _Proxy):
+    """``x.mT``, say, of which the same holds."""
+
 
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self, example: Example | None = None) -> None:  # pickle makes one without
+    def __init__(self, example: Example | None = None, has_data: bool = False) -> None:  # pickle makes one without
         super().__init__()
         self._example = example
+        self._has_data = has_data
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with _LOCK, symbolic_python(self.class_of):
+            return super().trace(root, concrete_args)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Where a condition is made from sizes, and these are known, go on as the example does."""
@@ -80,12 +104,25 @@ class _Tracer(fx.Tracer):
         as_traced(obj, number)
         return number
 
+    def class_of(self, obj: fx.Proxy) -> type:
+        """What the value of a proxy is, for the example; without one, what is no number is taken for a tensor.
+
+        Raises:
+            TypeError: that is not known yet, but will be with the data.
+        """
+        if self._example is None and self._has_data:
+            raise TypeError("isinstance() of a value that tracing does not know")
+        if self._example is None:
+            return type(obj) if is_number(obj.node) else Tensor
+        value = self._example.value(obj.node)
+        return Tensor if isinstance(value, Tensor) else type(value)
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
         """A dataclass, of whatever class, becomes :class:`Outputs`."""
-        fields = fields_of(a)
+        fields = None if isinstance(a, fx.Proxy) else fields_of(a)
         if fields is None:
             return super().create_arg(a)
         return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
@@ -107,9 +144,10 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
 
     Args:
         model: the model.
-        data: batches of its data. Where it cannot be traced without, since ``forward`` branches on shapes or an input
-            has a default, it is traced with the shapes of the first one, see :mod:`pascal_ext.branches`; unless
-            ``data`` is an iterator, which would lose it. A ``**kwargs`` of ``forward`` is given what that batch has.
+        data: batches of its data. Where it cannot be traced without, since ``forward`` branches on shapes or types or
+            an input has a default, it is traced with the shapes of the first one, see :mod:`pascal_ext.branches`;
+            unless ``data`` is an iterator, which would lose it. Without data, ``isinstance(x, Tensor)`` is true.
+            A ``**kwargs`` of ``forward`` is given what that batch has.
 
     Raises:
         TracingError: the model is TorchScript, or has lazy layers that have seen no data; or ``forward`` has control
@@ -125,14 +163,15 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     _warn_of_hooks(source)
     batch = first_batch(data, source) if takes_any_keyword(source) else None
     keywords = () if batch is None else tuple(batch.kwargs)
+    has_data = data is not None and not isinstance(data, Iterator)
     try:
-        graph, model, fixed = _symbolic(source, None, keywords)
+        graph, model = _symbolic(source, None, keywords, has_data)
     except Exception as error:
         batch = batch or first_batch(data, source)
         if batch is None:
-            raise TracingError(_failed(source, error) + _NEEDS_DATA) from error
+            raise TracingError(_failed(source, error, _NEEDS_DATA)) from error
         try:
-            graph, model, fixed = _symbolic(source, batch, tuple(batch.kwargs))
+            graph, model = _symbolic(source, batch, tuple(batch.kwargs))
         except Exception as second:
             raise TracingError(_failed(source, second)) from second
     _keep_source_lines(source, graph)
@@ -143,7 +182,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
         )
     traced = fx.GraphModule(model, graph, class_name=type(model).__name__)
     traced.eval()
-    _remove_fixed_parameters(graph, fixed)
+    remove_frozen_drops(traced)
     remove_inplace(traced)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)
@@ -154,18 +193,19 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
 
 
 def _symbolic(
-    model: nn.Module, batch: Batch | None, keywords: tuple[str, ...]
-) -> tuple[fx.Graph, nn.Module, dict[str, Any]]:
-    """The graph of a copy of ``model`` in evaluation mode, that copy, and the fixed parameters of ``forward``.
+    model: nn.Module, batch: Batch | None, keywords: tuple[str, ...], has_data: bool = True
+) -> tuple[fx.Graph, nn.Module]:
+    """The graph of a copy of ``model`` in evaluation mode, without parameters that have a plain default; and that copy.
 
-    Where ``forward`` takes any keyword, it is given ``keywords`` and no others.
+    Where ``forward`` takes any keyword, it is given ``keywords`` and no others. Without ``batch``, what only data can
+    tell is an error where there is some.
     """
     model = spell_out_parameters(copied(model).eval(), keywords)
     example = None if batch is None else Example(model, batch)
     given = {} if example is None else example.arguments
     fixed = {name: value for name, value in _defaults(model).items() if name not in given}
-    with symbolic_len():
-        graph = _Tracer(example).trace(model, concrete_args=fixed or None)
+    graph = _Tracer(example, has_data).trace(model, concrete_args=fixed or None)
+    _remove_fixed_parameters(graph, model, fixed)
     for node in graph.nodes:
         if isinstance(node.type, str):
             node.type = None  # an annotation under ``from __future__ import annotations``, which could not be pickled
@@ -173,7 +213,7 @@ def _symbolic(
             node.update_arg(2, source_line(node))
         elif node.op == "placeholder" and node.target in given:
             node.args = ()  # an input without a default, from now on
-    return graph, model, fixed
+    return graph, model
 
 
 def _warn_of_hooks(model: nn.Module) -> None:
@@ -187,12 +227,12 @@ def _warn_of_hooks(model: nn.Module) -> None:
         )
 
 
-def _failed(model: nn.Module, error: Exception) -> str:
-    return (
-        f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}. Control flow in "
-        "forward() must not depend on the elements of tensors; move such code out of the model, or into a module that "
-        "is converted apart."
-    )
+def _failed(model: nn.Module, error: Exception, needs: str = "") -> str:
+    """The message, with the way out; ``needs`` where it may be that data are missing."""
+    known = [way for part, way in _WAYS_OUT.items() if part in str(error)]
+    on_values = isinstance(error, fx.proxy.TraceError) or "does not know" in str(error)
+    hint = known[0] if known else (_CONTROL_FLOW if on_values else "") + needs
+    return f"{type(model).__name__} cannot be traced{place(error)}: {type(error).__name__}: {error}.{hint}"
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
@@ -202,10 +242,17 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in parameters if isinstance(parameter.default, plain)}
 
 
-def _remove_fixed_parameters(graph: fx.Graph, fixed: Iterable[str]) -> None:
-    """Take out the placeholders of parameters that tracing has fixed, and the assertions it put in for them."""
-    names = {f"{name}_1" for name in fixed}
-    for placeholder in [node for node in graph.nodes if node.op == "placeholder" and node.target in names]:
+def _remove_fixed_parameters(graph: fx.Graph, model: nn.Module, fixed: Container[str]) -> None:
+    """Take out the placeholders of parameters that tracing has fixed, and the assertions it put in for them.
+
+    Those of ``mask`` are named ``mask_1``, as other parameters may be, so it is by their order that they are told.
+    """
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # which tracing takes last
+    parameters = sorted(inspect.signature(model.forward).parameters.values(), key=lambda p: p.kind in variable)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for parameter, placeholder in zip(parameters, placeholders, strict=True):
+        if parameter.name not in fixed:
+            continue
         for user in list(placeholder.users):
             for assertion in list(user.users):
                 graph.erase_node(assertion)

@@ -205,3 +205,45 @@ def test_models_without_branches_read_no_data() -> None:
     loader = Counting([torch.randn(2, 3, 6, 8, dtype=torch.float64)])
     trace(convolutions(lambda m, x: m.b(relu(m.a(x)))), loader)
     assert loader.reads == 0
+
+
+def of_a_type(m: Any, x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        x = x + 3
+    elif isinstance(x, dict):
+        x = x["image"] - 1
+    else:
+        x, y = x[0], x[1]
+        x = x * (2 if torch.is_tensor(y) else 1)
+    s = relu(m.a(x))
+    return m.b(s * 2 if torch.is_tensor(s) and not isinstance(s, nn.Parameter | int) else s)
+
+
+@pytest.mark.parametrize(
+    "inputs", [lambda x: x, lambda x: {"image": x}, lambda x: [x, x]], ids=["tensor", "dictionary", "list"]
+)
+def test_branches_on_types(inputs: Any, data: list[Tensor]) -> None:
+    model = convolutions(of_a_type)
+    batches = [((inputs(x),),) for x in data]
+    snn = convert(model, batches, progress=False)
+    assert verify(model, snn, batches, progress=False).exact
+    if isinstance(inputs(0), int):  # without data, inputs are tensors
+        qcfs = calibrate(replace_activations(model), data, progress=False)
+        with torch.no_grad():
+            assert_close(convert(qcfs)(data[0]), snn(data[0]))
+
+
+def test_a_block_in_autocast_is_refused(data: list[Tensor]) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=m.enabled):
+            x = m.a(x)
+        return m.b(relu(x))
+
+    model = convolutions(forward)
+    model.enabled = True
+    with pytest.raises(TracingError, match=r"test_branches.py:\d+, `with torch.autocast.*run the whole model in"):
+        convert(model, data, progress=False)
+    model.enabled = False
+    convert(model, data, progress=False)
+    with torch.autocast("cpu"):  # as before
+        assert torch.is_autocast_enabled("cpu")

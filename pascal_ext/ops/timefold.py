@@ -125,6 +125,11 @@ def keep_batch(x: Tensor, source: Tensor, where: str) -> Tensor:
     return x
 
 
+def with_rows(shape: torch.Size, rows: int) -> tuple[int, ...]:
+    """The shape of a tensor that is like one of ``shape``, for another number of timesteps."""
+    return (rows, *shape[1:])
+
+
 def need_ndim(x: Tensor, ndim: int, where: str) -> Tensor:
     """``x``, after a check that it has at least ``ndim`` dimensions, so that a negative index misses dimension 0."""
     if x.ndim < ndim:

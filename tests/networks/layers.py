@@ -156,6 +156,12 @@ LAYERS: dict[str, Case] = {
     "norm of transposed": net(
         lambda m, x: relu(m.bn(m.a(relu(x)))), a=nn.ConvTranspose2d(3, 4, 2), bn=nn.BatchNorm2d(4)
     ),
+    "threshold at zero": net(
+        lambda m, x: m.end(m.zero(m.norm(m.a(x))) + F.threshold(m.b(x), 0, 0)),
+        zero=nn.Threshold(0, 0),
+        norm=nn.SyncBatchNorm(4),
+        **branches(),
+    ),
     "functional norm": net(
         lambda m, x: m.b(F.batch_norm(relu(m.a(x)), m.mean, m.var)),
         a=conv(),

@@ -52,6 +52,14 @@ def _class_token(m: Any, x: Tensor) -> Tensor:
     return m.head(relu(m.mix(y))[:, 0])
 
 
+def _shapes_of_others(m: Any, x: Tensor) -> Tensor:
+    y = relu(m.a(x))
+    z = relu(m.b(x)).flatten(1).view(y.shape) + relu(m.c(x)).flatten(2).reshape(y.size())
+    return m.end(
+        z + x.mean(1, keepdim=True).expand(y.shape) + y.new_ones(y.shape) + torch.zeros(x.shape, dtype=x.dtype)[:, :1]
+    )
+
+
 def _asserting(m: Any, x: Tensor) -> Tensor:
     torch._assert(x.ndim == 4, "expected images")
     return relu(m.a(x)) + relu(m.b(x))
@@ -219,6 +227,24 @@ WIRING: dict[str, Case] = {
     ),
     "dropout and identity": net(
         lambda m, x: m.end(m.drop(m.same(relu(m.a(x))))), drop=nn.Dropout2d(), same=nn.Identity(), **branches()
+    ),
+    "made of sizes": net(
+        lambda m, x: (
+            m.end(torch.cat([relu(m.a(x)), torch.zeros(x.size(0), 2, 6, x.shape[3], dtype=x.dtype)], 1)[:, 2:])
+            + torch.full((x.shape[0], 1, 1, 1), 0.5)
+        ),
+        **branches(),
+    ),
+    "shapes of others": net(_shapes_of_others, **branches()),
+    "moved axes": net(lambda m, x: m.end(relu(m.a(x)).moveaxis(1, 2).mT.movedim(3, 1)), **branches()),
+    "running sums": net(lambda m, x: m.end(relu(m.a(x)).cumsum(1)).cumsum(dim=-1), **branches()),
+    "matrix on the left": net(
+        lambda m, x: m.v @ relu(torch.matmul(m.w, relu(m.a(x)))),
+        7,
+        5,
+        a=nn.Linear(5, 6),
+        w=parameter(4, 7),
+        v=parameter(4),
     ),
     # inputs and outputs
     "two inputs": Case(Pair(lambda m, x, y: m.end(relu(m.a(x)) + relu(m.b(y))), **branches()), [(3, 6, 6), (3, 6, 6)]),
