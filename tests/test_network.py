@@ -397,3 +397,16 @@ def test_pairs_of_inputs_of_different_rank(x: Tensor) -> None:
     snn = convert(qcfs)
     assert_close(snn(x, y), qcfs(x, y))
     assert len(tensors(snn(x, y))) == 1
+
+
+def test_the_backend_of_all_neurons_reads_back() -> None:
+    qcfs = nn.Sequential(nn.Linear(4, 5), QCFS(4), nn.Linear(5, 5), QCFS(3))
+    snn = convert(qcfs, backend="reference")
+    assert snn.backend == "reference"
+    snn.backend = "torch"
+    assert {neuron.backend for neuron in snn.neurons.values()} == {"torch"}
+    snn.neurons["1"].backend = "auto"
+    with pytest.raises(InvalidArgumentError, match="different backends"):
+        _ = snn.backend
+    with pytest.raises(InvalidArgumentError, match="'numpy' is unknown"):
+        snn.backend = "numpy"

@@ -357,3 +357,15 @@ def test_the_suites_networks_and_data_exist() -> None:
     for suite in SUITES.values():
         assert not suite.dataset or suite.dataset in data.SOURCES
         assert suite.model in models.MODELS or suite.model == "digits" or suite.model.startswith("torchvision.")
+
+
+def test_a_delayed_readout_leaves_out_first_outputs() -> None:
+    """As SpikingJelly does: from ``delay`` on, or the last five where that would leave fewer than four."""
+    outputs = 2.0 ** torch.arange(12).view(-1, 1, 1)  # sums tell which are in them
+    ranges = [(0, step) for step in range(1, 6)] + [(step - 5, step) for step in range(6, 10)]
+    ranges += [(6, step) for step in range(10, 13)]
+    nothing: Any = None
+    made = conversions.Conversion(nothing, nothing, [], [], [], [], nothing, delay=6)
+    expected = torch.stack([outputs[start:stop].sum(0) for start, stop in ranges])
+    assert torch.equal(made.answers(outputs.cumsum(0), delayed=True), expected)
+    assert torch.equal(made.answers(outputs.cumsum(0), delayed=False), outputs.cumsum(0))
