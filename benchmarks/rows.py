@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import warnings
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -56,15 +57,29 @@ def commit() -> str:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Add ``row`` to a file of JSON lines."""
+    """Add ``row`` to a file of JSON lines, on a line of its own also where an interrupted run has left half a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The rows of a file of JSON lines; none where there is no file.
+
+    A line that is no JSON, as an interrupted run leaves one, is left out with a warning.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], 1):
+        if line:
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # or half a character
+                warnings.warn(f"{path}, line {number}, is no complete row, and left out: {line[:40]!r}", stacklevel=2)
+    return found
 
 
 def _git(*arguments: str) -> str:

@@ -84,8 +84,6 @@ def convert(
     """
     if isinstance(model, SpikingNetwork):
         raise InvalidArgumentError("the model is a spiking network already; hand in the ANN")
-    if not isinstance(model, nn.Module):
-        raise InvalidArgumentError(f"the model must be an nn.Module, got {type(model).__name__}")
     check_execution(execution)
     check_backend(backend)
     if not isinstance(calibration, Mapping | None):

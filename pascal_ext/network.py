@@ -23,7 +23,7 @@ from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.observers import is_watched, unobserved
 from pascal_ext.ops import timefold
-from pascal_ext.ops.pasc_if import Reference
+from pascal_ext.ops.pasc_if import Reference, check_backend
 from pascal_ext.overwriting import overwriting_graph
 from pascal_ext.plan import LevelPlan
 from pascal_ext.pooling import pooling_graph
@@ -90,6 +90,8 @@ class SpikingNetwork(nn.Module):
                     )
                 register(name, item)
         self._compile()
+        for neuron in self.neurons.values():
+            neuron.whole_windows = True
         self.eval()
 
     def _compile(self) -> None:
@@ -220,6 +222,25 @@ class SpikingNetwork(nn.Module):
         self._execution = check_execution(value)
         for neuron in self.neurons.values():
             neuron.execution = value
+
+    @property
+    def backend(self) -> str:
+        """How the neurons are computed, see :func:`pascal_ext.functional.pasc_if`; setting it sets it for all of them.
+
+        Raises:
+            InvalidArgumentError: on reading, where neurons differ; on setting, where there is no backend of that name.
+            BackendError: on setting, where it cannot run here.
+        """
+        found = sorted({neuron.backend for neuron in self.neurons.values()})
+        if len(found) > 1:
+            raise InvalidArgumentError(f"the neurons have different backends, {found}; read .neurons[name].backend")
+        return found[0] if found else "auto"
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        check_backend(value)
+        for neuron in self.neurons.values():
+            neuron.backend = value
 
     @property
     def chunk(self) -> int | str | None:

@@ -45,10 +45,13 @@ class PascIF(nn.Module):
     Attributes:
         ties: how many counts were settled by a reference since the last :meth:`reset` (a tensor, not in the state
         dict).
+        whole_windows: each call is known to bring a complete window; the networks that are made by conversion set it,
+        for neurons of a framework in which others would be called step by step.
     """
 
     v_threshold: Tensor
     ties: Tensor
+    whole_windows: bool = False
 
     def __init__(
         self, levels: int, v_threshold: float | Tensor = 1.0, *, backend: str = "auto", execution: str = "spikes"

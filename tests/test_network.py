@@ -476,3 +476,16 @@ def test_sources_go_with_their_network() -> None:
     del snn
     gc.collect()
     assert sources() == before
+
+
+def test_the_backend_of_all_neurons_reads_back() -> None:
+    qcfs = nn.Sequential(nn.Linear(4, 5), QCFS(4), nn.Linear(5, 5), QCFS(3))
+    snn = convert(qcfs, backend="reference")
+    assert snn.backend == "reference"
+    snn.backend = "torch"
+    assert {neuron.backend for neuron in snn.neurons.values()} == {"torch"}
+    snn.neurons["1"].backend = "auto"
+    with pytest.raises(InvalidArgumentError, match="different backends"):
+        _ = snn.backend
+    with pytest.raises(InvalidArgumentError, match="'numpy' is unknown"):
+        snn.backend = "numpy"

@@ -17,7 +17,8 @@ class PascalNetwork(SpikingNetwork):
     sum over time T_out times that, so that ``accuracy_rate(spk_rec, targets)`` is the accuracy of the ANN.
 
     ``functional.probe`` records neurons under the names that the activations have in the ANN. ``utils.reset`` finds
-    nothing to reset here, on whichever level of a network, and resets the neurons of snnTorch beside it as ever.
+    nothing to reset here, on whichever level of a network, and resets the neurons of snnTorch beside it as ever; what
+    ``init_hidden`` keeps for probes stays until the next call.
 
     ``step_mode`` is ``"m"``; set to ``"s"``, one call takes a batch of the ANN, [B, ...], and returns the mean, [B, C].
     """
@@ -27,9 +28,6 @@ class PascalNetwork(SpikingNetwork):
     ) -> None:
         super().__init__(root, counts, spikes, latency, analog_nodes)
         self.step_mode = "m"
-        for neuron in self.neurons.values():
-            if isinstance(neuron, PascalIF):
-                neuron.whole_windows = True
 
     def _is_noticed(self) -> bool:
         """A membrane that ``init_hidden`` keeps is that of the whole batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,10 @@ class PascalIF(PascIF, SpikingNeuron):
         U[t+1] = U[t] - S[t]\, U_{\rm thr}, \qquad t = 0 \dots L - 1
 
     so that ``threshold * spk.mean(0)`` is ``QCFS(cur.mean(0))``. Three things differ from :class:`snntorch.Leaky`: the
-    membrane first gathers the whole window, nothing leaks, and a membrane equal to the threshold fires. No state is
-    kept from one call to the next, so there is nothing that ``snntorch.utils.reset`` would have to reach.
+    membrane first gathers the whole window, nothing leaks, and a membrane equal to the threshold fires. (Spikes are
+    counted, and the membrane is what explains them: where it equals the threshold to within rounding, either may be.)
+    No call depends on those before, so there is nothing that ``snntorch.utils.reset`` would have to reach. It knows
+    snnTorch's own classes alone: what ``init_hidden`` keeps stays until the next call, or :meth:`reset_mem`.
 
     A call returns ``spk``, or ``(spk, mem)`` with ``output=True``. As in snnTorch, ``mem`` is the potential that was
     compared with the threshold, before the reset.
@@ -45,14 +47,13 @@ class PascalIF(PascIF, SpikingNeuron):
         init_hidden: keep the membrane of the last call in ``mem``, for ``probe.AttributeMonitor("mem", ...)``.
         output: return the membrane too.
         learn_threshold: make the threshold a parameter.
-        graded_spikes_factor: spikes are scaled by this value.
+        graded_spikes_factor: spikes are scaled by this value. The state dict holds it where it is learnt or not 1.
         learn_graded_spikes_factor: make that factor a parameter.
         backend: see :func:`pascal_ext.functional.pasc_if`.
         execution: see :class:`pascal_ext.PascIF`.
 
-    Attributes:
-        whole_windows: each call is known to bring a complete window, so that currents without features, [T, B], are
-            taken too. Set by :class:`PascalNetwork`, in which ``output`` and ``graded_spikes_factor`` have no effect.
+    In a :class:`PascalNetwork`, ``output`` and ``graded_spikes_factor`` have no effect, and currents without features,
+    [T, B], are taken too.
 
     Raises:
         InvalidArgumentError: see :class:`pascal_ext.PascIF`.
@@ -60,7 +61,6 @@ class PascalIF(PascIF, SpikingNeuron):
 
     mem: Tensor
     graded_spikes_factor: Tensor
-    whole_windows: bool = False
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class PascalIF(PascIF, SpikingNeuron):
         del self.graded_spikes_factor
         if learn_graded_spikes_factor:
             self.graded_spikes_factor = nn.Parameter(factor)
-        else:  # like the kind of reset, part of the network's definition: files hold the threshold alone
-            self.register_buffer("graded_spikes_factor", factor, persistent=False)
+        else:  # a network's neurons have a factor of 1, and state dicts and files of the core's hold no such thing
+            self.register_buffer("graded_spikes_factor", factor, persistent=bool((factor != 1).any()))
         self._non_persistent_buffers_set.add("reset_mechanism_val")
         self.register_buffer("mem", torch.zeros(0), persistent=False)
 
@@ -101,13 +101,33 @@ class PascalIF(PascIF, SpikingNeuron):
 
     @property
     def threshold(self) -> Tensor:
-        """U_thr, stored as ``v_threshold``, the name it has in the files of :func:`pascal_ext.save`."""
+        """U_thr, stored as ``v_threshold``, the name it has in the files of :func:`pascal_ext.save`.
+
+        A learnt threshold stays the same parameter when a number, or a tensor of its shape, is set. Setting an
+        ``nn.Parameter`` puts that one in its place, and makes the threshold a learnt one.
+
+        Raises:
+            InvalidArgumentError: on setting, see :class:`pascal_ext.PascIF`.
+        """
         return self.v_threshold
 
     @threshold.setter
     def threshold(self, value: float | Tensor) -> None:
         threshold = as_threshold(value).to(self.v_threshold)
-        self.v_threshold = nn.Parameter(threshold) if isinstance(self.v_threshold, nn.Parameter) else threshold
+        if not isinstance(self.v_threshold, nn.Parameter):
+            self.v_threshold = threshold
+        elif threshold.ndim == 0 or threshold.shape == self.v_threshold.shape:
+            with torch.no_grad():  # in place: an optimiser holds it
+                self.v_threshold.copy_(threshold)
+        else:
+            self.v_threshold = nn.Parameter(threshold)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As ever, but a parameter does not reach a property: ``nn.Module`` would register it beside."""
+        if name == "threshold" and isinstance(value, nn.Parameter):
+            as_threshold(value)
+            name = "v_threshold"
+        super().__setattr__(name, value)
 
     def forward(  # type: ignore[override]  # the second argument is what it is for snnTorch's neurons
         self, input_: Tensor, mem: Tensor | None = None, *, reference: Tensor | None = None
@@ -138,11 +158,27 @@ class PascalIF(PascIF, SpikingNeuron):
         return (out, potential) if returns_mem else out
 
     def membrane(self, input_: Tensor) -> Tensor:
-        """The membrane potential at every emitted step, before the reset: [T, B, ...] -> [levels, B, ...]."""
+        """The membrane potential at every emitted step, before the reset: [T, B, ...] -> [levels, B, ...].
+
+        It is that of the emitted spikes; whether it reaches the threshold says so to within rounding.
+        """
         mean, threshold = self._mean_and_threshold(input_)
         count = quantise(mean.detach(), self.v_threshold.detach(), self.levels)
         steps = torch.arange(self.levels, dtype=mean.dtype, device=mean.device).view(-1, *[1] * mean.ndim)
         return self.levels * mean + threshold / 2 - torch.minimum(steps, count) * threshold
+
+    def fire(self, mem: Tensor, *_: Any) -> NoReturn:
+        """Not possible, nor ``mem_reset`` and ``fire_inhibition``, which snnTorch's neurons do at every step.
+
+        Raises:
+            InvalidArgumentError: always; it says what to do instead.
+        """
+        raise InvalidArgumentError(
+            "a PASC-IF layer answers when its window is complete, so it neither fires nor resets step by step: call it "
+            "with all steps at once, [T, B, features, ...]; with output=True it returns the membrane, too"
+        )
+
+    mem_reset = fire_inhibition = fire
 
     def reset_mem(self) -> Tensor:
         """Forget the membrane that ``init_hidden`` kept. Nothing depends on it."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from pascal_ext.adapters.spikingjelly import host as _host  # noqa: F401  # makes the backend "host" known
 
 if TYPE_CHECKING:
     from pascal_ext.adapters.spikingjelly.conversion import convert, load
@@ -12,7 +15,18 @@ if TYPE_CHECKING:
     from pascal_ext.adapters.spikingjelly.recipe import PascalRecipe
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
 
-__all__ = ["PascalIFNode", "PascalNetwork", "PascalRecipe", "convert", "load", "register", "unregister"]
+
+def _has_recipes() -> bool:
+    """What :mod:`~pascal_ext.adapters.spikingjelly.compat` knows better, which imports SpikingJelly."""
+    try:
+        return not metadata.version("spikingjelly").startswith("0.")
+    except metadata.PackageNotFoundError:
+        return True
+
+
+__all__ = ["PascalIFNode", "PascalNetwork", "convert", "load", "register", "unregister"]
+if _has_recipes():  # so that "import *" works on 0.0.0.0.14, too
+    __all__ += ["PascalRecipe"]
 
 _HOMES = {
     "PascalIFNode": "node",

@@ -1,7 +1,8 @@
 """The backend ``"host"``: stage 1 of the neuron runs on SpikingJelly's own multi-step integrate-and-fire neuron.
 
 On 2.x that is its registered operator, ``functional.if_multi_step`` (native CUDA, Triton or Torch, as SpikingJelly
-chooses); on 0.0.0.0.14 its ``IFNode``, whose CuPy kernel runs on a GPU where CuPy is installed.
+chooses); on 0.0.0.0.14 its ``IFNode``, whose CuPy kernel runs on a GPU where CuPy is installed. SpikingJelly is
+imported when the backend runs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, load
-from pascal_ext.ops.pasc_if import train_of
+from pascal_ext.ops.pasc_if import Backend, register_backend, train_of
+from pascal_ext.ops.pasc_if.selection import installed
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 
 
@@ -41,6 +42,8 @@ def host_spikes(x_seq: Tensor, threshold: Tensor, levels: int) -> Tensor:
 
 def _integrate(currents: Tensor, v: Tensor, theta: float) -> tuple[Tensor, Tensor]:
     """Spikes [T1, N, ...], and the membrane potential [N, ...] after them."""
+    from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, load
+
     if HAS_RECIPES:
         spikes, v, _ = load("functional").if_multi_step(currents, v, v_threshold=theta, v_reset=None)
         return spikes, v
@@ -51,3 +54,10 @@ def _integrate(currents: Tensor, v: Tensor, theta: float) -> tuple[Tensor, Tenso
     neuron.train(on_cupy)  # where its CuPy kernel runs; in evaluation mode it is scripted torch
     neuron.v = v
     return neuron(currents), neuron.v
+
+
+def _missing() -> str:
+    return installed("spikingjelly", 'pip install "spikingjelly>=0.0.0.0.14"')
+
+
+register_backend("host", Backend(host_spikes, host_counts, missing=_missing))

@@ -6,16 +6,12 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from pascal_ext.adapters.spikingjelly.compat import base
-from pascal_ext.adapters.spikingjelly.host import host_counts, host_spikes
+from pascal_ext.adapters.spikingjelly.module import HostModule
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.neuron import PascIF
-from pascal_ext.ops.pasc_if import Backend, backend_names, register_backend
-
-register_backend("host", Backend(host_spikes, host_counts))
 
 
-class PascalIFNode(PascIF, base.MemoryModule):
+class PascalIFNode(PascIF, HostModule):
     """A layer of PASC-IF neurons that SpikingJelly's functions, containers and monitors take for one of their own.
 
     The equations are those of :func:`pascal_ext.functional.pasc_if`. In a network written by hand, put it after
@@ -28,16 +24,11 @@ class PascalIFNode(PascIF, base.MemoryModule):
     Args:
         levels: L, the number of emitted timesteps.
         v_threshold: λ, a number, or one value per channel, [C], for currents [T1, N, C, ...].
-        step_mode: ``"m"``; in ``"s"`` the call raises, as the neuron answers when its window is complete.
+        step_mode: ``"m"``; in ``"s"`` the call raises, as the neuron answers when its window is complete, but in a
+            :class:`PascalNetwork`, which runs layer by layer and not step by step.
         backend: see :func:`pascal_ext.functional.pasc_if`; settable, also with ``functional.set_backend``.
         execution: see :class:`pascal_ext.neuron.PascIF`.
-
-    Attributes:
-        whole_windows: each call brings a complete window, [T1, N, ...], in either step mode. Set by
-            :class:`PascalNetwork`, which runs layer by layer and not step by step.
     """
-
-    whole_windows: bool = False
 
     def __init__(
         self,
@@ -50,11 +41,6 @@ class PascalIFNode(PascIF, base.MemoryModule):
     ) -> None:
         super().__init__(levels, v_threshold, backend=backend, execution=execution)
         self.step_mode = step_mode
-
-    @property
-    def supported_backends(self) -> tuple[str, ...]:
-        """What ``backend`` can be set to."""
-        return backend_names()
 
     def forward(self, x_seq: Tensor, reference: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         if self.step_mode == "s" and not self.whole_windows:
@@ -75,12 +61,6 @@ class PascalIFNode(PascIF, base.MemoryModule):
             "a PASC-IF layer answers when its window is complete, so it has no single-step mode: set "
             'step_mode="m" (functional.set_step_mode(net, "m")) and hand it currents [T, N, ...]'
         )
-
-    def functional_forward(
-        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """The same with explicit states, of which there are none (SpikingJelly 2.x)."""
-        return (self(*inputs),), states
 
     def extra_repr(self) -> str:
         mode = "" if self.whole_windows else f", step_mode={self.step_mode}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 
@@ -41,14 +40,13 @@ class PascalRecipe(ann2snn.FXConversionRecipe):
         self.dataloader = dataloader
         self.levels = levels
         self.options = options
-        self._models: WeakKeyDictionary[Any, nn.Module] = WeakKeyDictionary()
 
     def before_trace(self, converter: Any, ann: nn.Module) -> nn.Module:
-        """Keep ``ann`` for :meth:`finalize`, and give the host's tracer an empty module."""
-        self._models[converter] = ann
+        """Leave ``ann`` to the converter, for :meth:`finalize`, and give the host's tracer an empty module."""
+        converter.pascal_ann = ann
         return nn.Identity()
 
     def finalize(self, converter: Any, fx_model: fx.GraphModule) -> nn.Module:
         """The converted network."""
-        ann = self._models.pop(converter)
+        ann = vars(converter).pop("pascal_ann")
         return convert(ann, self.dataloader, self.levels, device=converter.device, **self.options)

@@ -137,7 +137,9 @@ def run(
         Measure.ALL
     ),
     device: Annotated[Device, typer.Option(help="Where networks run; on a GPU in float32, without TF32.")] = Device.CPU,
-    images: Annotated[int, typer.Option(min=1, help="Test images, in whole shards spread over them.")] = 10**9,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Test images, in whole shards spread over them. [default: all]")
+    ] = None,
     shard: Annotated[
         int | None, typer.Option(min=1, help="Test images of one row. [default: the suite's, 500 but for digits]")
     ] = None,
@@ -169,12 +171,13 @@ def run(
         else:
             made = workload.images(settings, layout, root, weights, parse_checkpoints(checkpoint or []))
         options = {"--data": root, "--weights": weights, "--model": model, "--timesteps": timesteps}
-        options |= {"--batch-size": batch_size, "--shard": shard, "--seed": seed or None}
+        options |= {"--images": images, "--batch-size": batch_size, "--shard": shard, "--seed": seed or None}
         options |= {"--device": None if device == Device.CPU else device}
         options |= {"--measure": None if measure == Measure.ALL else measure}
         words = [word for name, value in options.items() if value for word in (name, str(value))]
         words += [word for pair in checkpoint or [] for word in ("--checkpoint", pair)]
         command = shlex.join(["python", "-m", "benchmarks.compare", "run", suite, *words])
+        images = images or made.size
         written = run_suite(
             suite, made, methods, measure=measure, images=images, seed=seed, command=command, output=output
         )

@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.compare.registry import METHODS, Method, shard_size
 from pascal_ext.demo.text import wilson_interval
 
+_Key = tuple[Any, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -114,18 +116,25 @@ def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     Where methods were run on different numbers of shards, each is set beside the ReLU network on the same images: on
     other ones the same network is a point or two better or worse, which is as much as methods differ by. Shards of
     another size are other shards of the same images: of a method that was run on shards of several sizes, those are
-    taken that cover most, and of as many the newest.
+    taken that cover most, and of as many the newest. Of a shard, or costs, that were measured more than once, the
+    newest row counts, which comes last.
     """
-    suites: dict[tuple[str, str], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
+    suites: dict[tuple[str, str], dict[_Key, dict[_Key, Mapping[str, Any]]]] = {}
     for row in rows:
         if row["method"] in METHODS:
             same = tuple(row[name] for name in ("method", "network", "T", "seed", "fingerprint", "calibration"))
-            suites.setdefault((row["model"], row["data"]), {}).setdefault(same, []).append(row)
-    found = [_comparison(model, data, grouped) for (model, data), grouped in suites.items()]
+            measured = suites.setdefault((row["model"], row["data"]), {}).setdefault(same, {})
+            shard = (row["shard"], shard_size(row))
+            measured.pop(shard, None)  # the newer row also takes the last place
+            measured[shard] = row
+    found = [
+        _comparison(model, data, {same: list(measured.values()) for same, measured in grouped.items()})
+        for (model, data), grouped in suites.items()
+    ]
     return [comparison for comparison in found if comparison.curves]
 
 
-def _comparison(model: str, data: str, grouped: Mapping[tuple[Any, ...], list[Mapping[str, Any]]]) -> Comparison:
+def _comparison(model: str, data: str, grouped: Mapping[_Key, list[Mapping[str, Any]]]) -> Comparison:
     order = list(METHODS)
     keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, *key[3:]))
     curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]

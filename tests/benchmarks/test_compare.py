@@ -17,6 +17,7 @@ from benchmarks.compare.measure import Measurement
 from benchmarks.compare.memory import peak_bytes
 from benchmarks.compare.registry import METHODS, SUITES
 from benchmarks.models.cifar_resnet import CifarResNet
+from benchmarks.rows import read
 from benchmarks.timing import Device
 
 T = 32
@@ -128,6 +129,19 @@ def test_a_row_tells_how_to_make_it_again(rows_file: Path) -> None:
         assert {"versions", "hardware", "commit", "time", "seed"} <= row.keys()
 
 
+def test_the_command_of_a_row_makes_that_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(workload.training, "train", lambda *_, **__: None)
+    options = "--images 100 --shard 90 --batch-size 45 --seed 3 --measure accuracy --method pascal-free-4".split()
+    invoke("run", "digits", *options, "--output", str(tmp_path / "rows.jsonl"))
+    made = read(tmp_path / "rows.jsonl")
+    assert [row["shard"] for row in made] == [0, 1]
+    _, command = made[0]["command"].split("benchmarks.compare ")
+    invoke(*command.split(), "--output", str(tmp_path / "again.jsonl"))
+    again = read(tmp_path / "again.jsonl")
+    assert [row | {"time": ""} for row in again] == [row | {"time": ""} for row in made]
+
+
 def test_a_report_needs_rows_alone(rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jinja2")
     monkeypatch.setattr(cli, "Measurement", None)
@@ -197,6 +211,16 @@ def test_no_image_counts_twice() -> None:
     ):
         ((curve,),) = (found.curves for found in curves.compare(rows))
         assert (curve.images, curve.points[1].accuracy) == (images, 100 * right / images)
+
+
+def test_the_newest_of_the_same_rows_counts() -> None:
+    newer = ROW | {"right": [1, 9], "command": "newer"}
+    ((curve,),) = (found.curves for found in curves.compare([ROW, ROW | {"shard": 1}, newer]))
+    assert (curve.images, curve.points[1].accuracy) == (20, 75)
+    larger = COSTS | {"peak_bytes": 12}
+    for costs, ratio in (([COSTS, larger], 3), ([larger, COSTS], 2)):
+        ((curve,),) = (found.curves for found in curves.compare([ROW, *costs]))
+        assert curve.memory_ratio == ratio
 
 
 def test_times_are_medians_of_ratios_and_may_be_missing(tmp_path: Path) -> None:
@@ -333,3 +357,15 @@ def test_the_suites_networks_and_data_exist() -> None:
     for suite in SUITES.values():
         assert not suite.dataset or suite.dataset in data.SOURCES
         assert suite.model in models.MODELS or suite.model == "digits" or suite.model.startswith("torchvision.")
+
+
+def test_a_delayed_readout_leaves_out_first_outputs() -> None:
+    """As SpikingJelly does: from ``delay`` on, or the last five where that would leave fewer than four."""
+    outputs = 2.0 ** torch.arange(12).view(-1, 1, 1)  # sums tell which are in them
+    ranges = [(0, step) for step in range(1, 6)] + [(step - 5, step) for step in range(6, 10)]
+    ranges += [(6, step) for step in range(10, 13)]
+    nothing: Any = None
+    made = conversions.Conversion(nothing, nothing, [], [], [], [], nothing, delay=6)
+    expected = torch.stack([outputs[start:stop].sum(0) for start, stop in ranges])
+    assert torch.equal(made.answers(outputs.cumsum(0), delayed=True), expected)
+    assert torch.equal(made.answers(outputs.cumsum(0), delayed=False), outputs.cumsum(0))

@@ -19,7 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import pascal_ext
-from benchmarks import data, rows, train
+from benchmarks import data, train
 from benchmarks.finetuning import FineTuning, Images, Recipe, estimate_batch_norms
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu
@@ -372,10 +372,3 @@ def test_the_command_adds_a_row(tree: Path, tmp_path: Path, tiny: str, weights: 
     result = CliRunner().invoke(application(), [*command, "--dataset", "mnist"])
     assert result.exit_code == 1
     assert "error: no data set 'mnist'; choose one of" in result.output
-
-
-def test_rows_are_appended(tmp_path: Path) -> None:
-    for number in range(2):
-        rows.append(tmp_path / "new" / "rows.jsonl", {"number": number, "name": "θ"})
-    lines = (tmp_path / "new" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [{"number": 0, "name": "θ"}, {"number": 1, "name": "θ"}]

@@ -199,3 +199,65 @@ def test_half_precision_and_meta() -> None:
     assert spk.dtype == torch.bfloat16
     assert mem.dtype == torch.float32
     assert PascalIF(4, 0.7).to("meta")(torch.empty(3, 5, 4, device="meta")).shape == (4, 5, 4)
+
+
+def test_a_parameter_can_be_set_as_the_threshold() -> None:
+    neuron, x = PascalIF(4, 0.5), currents()
+    parameter = nn.Parameter(torch.tensor(0.8))
+    neuron.threshold = parameter
+    assert neuron.threshold is neuron.v_threshold is parameter
+    assert [name for name, _ in neuron.named_parameters()] == ["v_threshold"]
+    assert torch.equal(neuron(x), PascalIF(4, 0.8)(x))
+    with pytest.raises(InvalidArgumentError, match="not zero"):
+        neuron.threshold = nn.Parameter(torch.zeros(()))
+    assert neuron.threshold is parameter
+
+
+@pytest.mark.parametrize("value", [3.0, torch.tensor([3.0, 3.0])])
+def test_an_optimiser_keeps_a_learnt_threshold_that_is_set(value: float | Tensor) -> None:
+    neuron = PascalIF(4, torch.tensor([0.5, 1.0]), learn_threshold=True)
+    optimiser = torch.optim.SGD(neuron.parameters(), lr=1)
+    neuron.threshold = value
+    neuron.threshold.sum().backward()
+    optimiser.step()
+    assert neuron.threshold.tolist() == [2.0, 2.0]
+
+
+def test_a_graded_factor_is_not_lost_on_the_way() -> None:
+    x = currents()
+    graded = PascalIF(4, graded_spikes_factor=2.0)
+    twin = PascalIF(4, graded_spikes_factor=3.0)
+    twin.load_state_dict(graded.state_dict())
+    assert torch.equal(twin(x), graded(x))
+    for one, other in ((graded, PascalIF(4)), (PascalIF(4), graded)):
+        with pytest.raises(RuntimeError, match="graded_spikes_factor"):
+            other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("spike_grad", [None, surrogate.atan()])
+def test_there_is_no_step_to_fire_or_reset_in(spike_grad: object) -> None:
+    neuron = PascalIF(4, spike_grad=spike_grad)
+    for call in (neuron.fire, neuron.mem_reset, lambda mem: neuron.fire_inhibition(5, mem)):
+        with pytest.raises(InvalidArgumentError, match="neither fires nor resets step by step"):
+            call(torch.zeros(5, 4))
+
+
+def test_surrogate_gradients_of_negative_thresholds_are_mirrored() -> None:
+    x = currents()
+    gradients = []
+    for sign in (1, -1):
+        mirrored = (sign * x).requires_grad_()
+        neuron = PascalIF(4, sign * 0.8, surrogate.atan()).double()
+        neuron(mirrored).sum().backward()
+        gradients.append(sign * mirrored.grad)
+    assert (gradients[0] > 0).all()  # more current, more spikes
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_membrane_that_is_kept_holds_no_graph() -> None:
+    neuron = PascalIF(4, learn_threshold=True, init_hidden=True, output=True)
+    _, mem = neuron(currents().requires_grad_())
+    assert mem.requires_grad
+    assert not neuron.mem.requires_grad
+    utils.reset(nn.Sequential(neuron))
+    assert torch.equal(neuron.mem, mem)  # the host knows its own classes alone

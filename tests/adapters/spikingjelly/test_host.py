@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from spikingjelly.activation_based import functional as host_functional
@@ -75,3 +79,22 @@ def test_on_a_gpu() -> None:
     threshold = 3.0 * 8 * QUANTUM
     expected = functional.pasc_if(x_seq, threshold, 4, "reference")
     assert torch.equal(functional.pasc_if(x_seq, threshold, 4, "host"), expected)
+
+
+def test_importing_the_adapter_is_enough_and_imports_no_host(tmp_path: Path) -> None:
+    program = """
+import sys, torch, pascal_ext.adapters.spikingjelly
+from pascal_ext.functional import pasc_if
+assert "spikingjelly" not in sys.modules
+x = torch.randn(3, 5)
+pascal_ext.PascIF(4, backend="host")
+assert torch.equal(pasc_if(x, 1.0, 4, backend="host"), pasc_if(x, 1.0, 4))
+assert "spikingjelly" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+def test_without_spikingjelly_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"backend='host' cannot run: spikingjelly is not installed.*pip install"):
+        functional.pasc_if(torch.randn(3, 5), 1.0, 4, backend="host")

@@ -10,6 +10,7 @@ from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
 import pascal_ext
+from pascal_ext import conversion as core
 from pascal_ext.adapters.spikingjelly import PascalIFNode, PascalNetwork, convert, load
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
 from pascal_ext.errors import InvalidArgumentError
@@ -220,3 +221,34 @@ def test_functional_forward_of_the_host(snn: PascalNetwork, batch: Tensor) -> No
     outputs, states = base.to_functional_forward(snn)((batch,), ())
     assert torch.equal(outputs[0], snn(batch))
     assert states == ()
+    outputs, states = snn.functional_forward((batch,), ())
+    assert torch.equal(outputs[0], snn(batch))
+    assert states == ()
+
+
+@with_counters
+def test_modes_that_count_function_calls_see_the_spiking_network_alone() -> None:
+    from spikingjelly.activation_based import op_counter
+
+    class Convolved(op_counter.BaseCounter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rules = {torch.conv2d: lambda args, kwargs, out: out.numel()}
+
+    qcfs = nn.Sequential(nn.Conv2d(1, 3, 3), pascal_ext.QCFS(4, 0.5), nn.Conv2d(3, 2, 3))
+    snn, x = convert(qcfs), torch.randn(2, 1, 8, 8)
+    counter = Convolved()
+    with op_counter.FunctionCounterMode([counter]), torch.no_grad():
+        snn(x)
+    # the first layer reads a constant input, the second four steps: nothing of the pass that settles ties
+    assert counter.get_total() == 2 * 3 * 6 * 6 + 4 * (2 * 2 * 4 * 4)
+
+
+def test_converts_for_a_device_and_leaves_the_model_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, which every machine has, and on which thresholds cannot be read, so no further than that."""
+    handed: list[nn.Module] = []
+    monkeypatch.setattr(core, "convert", lambda model, *_, **__: handed.append(model))
+    qcfs = nn.Sequential(nn.Linear(4, 3), pascal_ext.QCFS(4, 0.5))
+    convert(qcfs, device="meta")
+    assert all(tensor.is_meta for tensor in handed[0].state_dict().values())
+    assert not any(tensor.is_meta for tensor in qcfs.state_dict().values())

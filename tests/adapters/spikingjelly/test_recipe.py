@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import importlib
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -98,3 +100,18 @@ def test_converts_on_the_converters_device(ann: nn.Module, loader: Loader) -> No
     snn = ann2snn.Converter(adapter.PascalRecipe(loader, progress=False), device="cuda").convert(ann)
     assert all(tensor.is_cuda for tensor in snn.state_dict().values())
     assert all(tensor.device.type == "cpu" for tensor in ann.state_dict().values())
+
+
+@with_recipes
+def test_recipes_and_their_converters_pickle(qcfs: nn.Module, batch: Tensor, loader: Loader) -> None:
+    converter = ann2snn.Converter(adapter.PascalRecipe(loader, progress=False), device="cpu")
+    expected = converter.convert(qcfs)(batch)
+    for twin in (pickle.loads(pickle.dumps(converter)), copy.deepcopy(converter)):
+        assert torch.equal(twin.convert(qcfs)(batch), expected)
+
+
+def test_all_names_can_be_imported() -> None:
+    names: dict[str, object] = {}
+    exec(f"from {adapter.__name__} import *", names)
+    assert set(adapter.__all__) <= names.keys()
+    assert ("PascalRecipe" in names) == HAS_RECIPES

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -255,3 +256,11 @@ def test_converter_is_a_module_with_the_stock_attributes(loader: Loader) -> None
 def test_a_dataloader_is_not_a_recipe_name() -> None:
     pascal_ext.register()
     assert Converter("pascal").mode == "Max"
+
+
+def test_converters_with_the_mode_pickle(loader: Loader, qcfs: nn.Module, batch: Tensor) -> None:
+    pascal_ext.register()
+    converter = Converter(dataloader=loader, mode="pascal", progress=False)
+    twin = pickle.loads(pickle.dumps(converter))
+    expected, found = (one.convert(qcfs) if HAS_RECIPES else one(qcfs) for one in (converter, twin))
+    assert torch.equal(found(batch), expected(batch))
