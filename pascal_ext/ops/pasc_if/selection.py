@@ -71,7 +71,7 @@ def check_backend(name: str) -> str:
     """
     if name not in backend_names():
         hint = (
-            "; 'host' comes with pascal_ext.adapters.spikingjelly: import PascalIFNode from there first"
+            "; 'host' comes with pascal_ext.adapters.spikingjelly: import that first"
             if name == "host"
             else ""
         )
