@@ -79,8 +79,8 @@ def convert(
         UnsupportedOperationError: an operation has no exact spiking counterpart.
 
     Warns:
-        UserWarning: on the first batch the model gives other outputs than its graph; or no activation of the model is
-            one that spikes can stand for.
+        UserWarning: on the first batch for calibration the model gives other outputs than its graph; or no activation
+            of the model is one that spikes can stand for.
     """
     if isinstance(model, SpikingNetwork):
         raise InvalidArgumentError("the model is a spiking network already; hand in the ANN")
@@ -97,8 +97,7 @@ def convert(
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
     options = {**(calibration or {}), "progress": progress}
     traced = trace(model, dataloader)
-    batch = first_batch(dataloader, model)
-    if batch is not None:
+    if relu_layers(traced) and (batch := first_batch(dataloader, model)) is not None:
         warn_of_another_graph(unwrapped(model), traced, batch)
     quantised = _quantise(traced, dataloader, levels, options)
     _check_thresholds(quantised)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from pascal_ext.adapters.snntorch.compat import is_exporting_nir
 from pascal_ext.adapters.snntorch.neuron import PascalIF
 from pascal_ext.network import SpikingNetwork
 
@@ -30,6 +31,6 @@ class PascalNetwork(SpikingNetwork):
         self.step_mode = "m"
 
     def _is_noticed(self) -> bool:
-        """A membrane that ``init_hidden`` keeps is that of the whole batch."""
+        """A membrane that ``init_hidden`` keeps is that of the whole batch, and NIR's tracer sees every layer."""
         kept = any(neuron.init_hidden for neuron in self.neurons.values() if isinstance(neuron, PascalIF))
-        return kept or super()._is_noticed()
+        return kept or is_exporting_nir() or super()._is_noticed()

@@ -70,11 +70,7 @@ def check_backend(name: str) -> str:
         BackendError: there is, and it cannot run here.
     """
     if name not in backend_names():
-        hint = (
-            "; 'host' comes with pascal_ext.adapters.spikingjelly: import that first"
-            if name == "host"
-            else ""
-        )
+        hint = "; 'host' comes with pascal_ext.adapters.spikingjelly: import that first" if name == "host" else ""
         raise InvalidArgumentError(f"backend={name!r} is unknown; choose one of {list(backend_names())}{hint}")
     if name != "auto" and (reason := _backends[name].missing()):
         raise BackendError(f"backend={name!r} cannot run: {reason}")
