@@ -138,7 +138,7 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
     for name, function in creations.items():
         setattr(torch, name, symbolic_creation(function))
     builtins.len, builtins.isinstance = symbolic_len, symbolic_isinstance
-    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
+    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]  # put back below
     try:
         yield
     finally:
