@@ -55,7 +55,7 @@ def convert(
             or ``"auto"`` to let :func:`pascal_ext.allocate` choose (4 on average). Learnt QCFS layers keep their own:
             they may be named, but only with the levels they have.
         execution: ``"spikes"`` or ``"counts"``; can be changed later (:attr:`SpikingNetwork.execution`).
-        backend: see :func:`pascal_ext.functional.pasc_if`.
+        backend: see :func:`pascal_ext.functional.pasc_if`; of spikes whose ties are not settled, see docs/backends.md.
         on_unsupported: ``"raise"``, or ``"analog"``: where an operation has no spiking counterpart, decode (take the
             temporal mean), run it once, and go on with one timestep; ``analog_nodes`` of the result lists such places.
         fold_batch_norm: fold batch norms into the convolutions before them, which is faster, most of all in counts. The

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import pascal_ext
 from pascal_ext.energy import effective_timesteps, energy_ratio, fan_ins, network_effective_timesteps
 from pascal_ext.errors import InvalidArgumentError, PlanError
-from tests.cases import Net
+from tests.cases import Net, relu
 
 
 @given(st.integers(1, 64), st.integers(1, 10_000))
@@ -80,6 +81,15 @@ def test_fan_ins_of_a_network() -> None:
     expected = {"first": 27, "second": 26, "third": 32, "fourth": 4}
     assert fan_ins(snn) == expected
     assert network_effective_timesteps(snn) == effective_timesteps(snn.plan, expected)
+
+
+def test_synapses_of_branches_that_meet_again_count_once() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        currents = m.b(relu(m.a(x)))
+        return m.head(relu(currents + currents.flip(1)))
+
+    network = Net(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 4), head=nn.Linear(4, 2))
+    assert list(fan_ins(network).values()) == [3, 4]
 
 
 def test_fan_ins_do_not_need_a_conversion() -> None:

@@ -103,8 +103,7 @@ def test_ties_in_a_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("first", "second"), [(3, 3), (6, 4), (8, 12), (2, 3)])
-@pytest.mark.parametrize("threshold", [1.0, 0.3])
+@pytest.mark.parametrize(("first", "second", "threshold"), [(3, 3, 1.0), (6, 4, 1.0), (3, 3, 0.3)])
 def test_multiples_of_steps_lie_on_boundaries(dtype: torch.dtype, first: int, second: int, threshold: float) -> None:
     """Between equal thresholds no weights are left that would move sums off the boundaries, in no precision."""
     layers = [nn.Conv2d(1, 4, 3), QCFS(first, threshold), nn.AvgPool2d(2), QCFS(second, threshold), nn.Flatten()]

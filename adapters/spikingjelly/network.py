@@ -10,8 +10,9 @@ from pascal_ext.network import SpikingNetwork
 class PascalNetwork(SpikingNetwork, HostModule):
     """A :class:`pascal_ext.SpikingNetwork` that SpikingJelly's functions take for one of their own.
 
-    ``functional.reset_net``, ``set_step_mode``, ``set_backend`` and ``detach_net``, monitors and operation counters
-    work on it; layers and neurons have the names that they have in the ANN.
+    ``functional.reset_net``, ``set_step_mode``, ``set_backend`` and ``detach_net``, operation counters, and
+    monitors of :class:`PascalIFNode` (which has no ``v`` to record) work on it; layers and neurons have the names that
+    they have in the ANN.
     """
 
     @property
