@@ -145,7 +145,7 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
         builtins.len, builtins.isinstance = real_len, real_isinstance
         for name, function in creations.items():
             setattr(torch, name, function)
-        torch.autocast.__enter__ = real_enter  # type: ignore[method-assign]
+        torch.autocast.__enter__ = real_enter  # type: ignore[method-assign]  # as above
 
 
 def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:

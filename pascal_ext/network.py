@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import linecache
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,8 +18,9 @@ from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.folding import normed_graph
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
+from pascal_ext.graph_function import function_of
 from pascal_ext.neuron import PascIF, check_execution
-from pascal_ext.observers import is_watched, unobserved
+from pascal_ext.observers import is_transformed, is_watched, unobserved
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import Reference, check_backend
 from pascal_ext.overwriting import overwriting_graph
@@ -31,7 +30,6 @@ from pascal_ext.presentation import batch_ndim, presented
 from pascal_ext.shared_layers import continuing_graph, fires_as_counted, first_neurons
 
 STEP_MODES = ("s", "m")
-_serial = itertools.count()
 
 
 class SpikingNetwork(nn.Module):
@@ -96,11 +94,11 @@ class SpikingNetwork(nn.Module):
 
     def _compile(self) -> None:
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
-        self._run_counts = _function(counts)
-        self._run_references = _function(reference_graph(counts, self))
+        self._run_counts = function_of(counts)
+        self._run_references = function_of(reference_graph(counts, self))
         spikes, continuing = self._spikes_graph, normed_graph(continuing_graph(self._spikes_graph, self), self)
         self._run_spikes, self._run_continuing = (
-            _function(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
+            function_of(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
         )
         self._first_neurons = first_neurons(continuing)
         self._mixing = chunking.mixing(self._spikes_graph, self)
@@ -185,8 +183,8 @@ class SpikingNetwork(nn.Module):
         return self._sizes[key]
 
     def _is_noticed(self) -> bool:
-        """Whether anyone could notice that layers are called more or less than once for a batch."""
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or is_watched():
+        """Whether anyone could notice that layers are called more or less than once for a batch, or ask for values."""
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or is_watched() or is_transformed():
             return True
         return not unobserved(*self.modules())
 
@@ -385,15 +383,3 @@ def _has_signs_of(saved: Tensor, threshold: Tensor) -> bool:
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _function(graph: fx.Graph) -> Callable[..., Any]:
-    """The graph as a plain function of the network and the graph's inputs, whose source shows in tracebacks."""
-    code = graph.python_code(root_module="self")
-    filename = f"<pascal_ext network {next(_serial)}>"
-    linecache.cache[filename] = (len(code.src), None, code.src.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = dict(code.globals)
-    exec(compile(code.src, filename, "exec"), namespace)
-    function: Callable[..., Any] = namespace["forward"]
-    weakref.finalize(function, linecache.cache.pop, filename, None)
-    return function

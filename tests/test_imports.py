@@ -41,6 +41,7 @@ LAYERS = (
         "exchanged",
         "folding",
         "graph_format",
+        "graph_function",
         "lowering",
         "network",
         "overwriting",
