@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
-import warnings
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from pascal_ext.comparison import rows
+from pascal_ext.comparison.rows import append, read
+
+__all__ = ["RESULTS", "append", "command", "commit", "environment", "read"]
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "lightning", "spikingjelly", "snntorch", "triton", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def command(module: str) -> str:
@@ -26,24 +22,8 @@ def command(module: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware, commit and time."""
-    import pascal_ext
-
-    versions = {"python": platform.python_version(), "pascal-ext": pascal_ext.__version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"versions": versions, "hardware": hardware(), "commit": commit(), "time": _now()}
-
-
-def hardware() -> dict[str, Any]:
-    """The processor, its cores and threads in use, and the GPUs."""
-    found: dict[str, Any] = {"cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    if torch.cuda.is_available():
-        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return found
+    """Versions, hardware, time and commit."""
+    return {**rows.environment(), "commit": commit()}
 
 
 def commit() -> str:
@@ -56,45 +36,6 @@ def commit() -> str:
     return head + ("+" if changed else "")
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add ``row`` to a file of JSON lines, on a line of its own also where an interrupted run has left half a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none where there is no file.
-
-    A line that is no JSON, as an interrupted run leaves one, is left out with a warning.
-    """
-    found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], 1):
-        if line:
-            try:
-                found.append(json.loads(line))
-            except ValueError:  # or half a character
-                warnings.warn(f"{path}, line {number}, is no complete row, and left out: {line[:40]!r}", stacklevel=2)
-    return found
-
-
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

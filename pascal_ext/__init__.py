@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pascal_ext.allocation.metric import al_metric
     from pascal_ext.allocation.planning import allocate, pareto
     from pascal_ext.calibration import calibrate
+    from pascal_ext.comparison.compare import compare
     from pascal_ext.conversion import convert
     from pascal_ext.io import load, save
     from pascal_ext.network import SpikingNetwork
@@ -35,6 +36,7 @@ __all__ = [
     "al_metric",
     "allocate",
     "calibrate",
+    "compare",
     "convert",
     "energy",
     "errors",
@@ -58,6 +60,7 @@ _HOMES = {
     "al_metric": "allocation.metric",
     "allocate": "allocation.planning",
     "calibrate": "calibration",
+    "compare": "comparison.compare",
     "convert": "conversion",
     "load": "io",
     "pareto": "allocation.planning",

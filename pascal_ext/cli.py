@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from pascal_ext.cli_options import (
+    BatchSizeOption,
+    DataOption,
+    ExecutionOption,
+    ImageSizeOption,
+    LimitOption,
+    MeanOption,
+    ModelArgument,
+    QcfsOption,
+    StdOption,
+    WeightsOption,
+    check_folder,
+    given_data,
+    given_model,
+)
 from pascal_ext.errors import InvalidArgumentError, PascalError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torch import nn
 
 app = typer.Typer(
     help="Exact ANN-to-SNN conversion (PASCAL): convert a model, verify it, report on it.",
@@ -24,27 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="package.module:factory, a callable without arguments that gives the model."),
-]
-WeightsOption = Annotated[Path | None, typer.Option(help="Its state dict, .pt or .safetensors.", dir_okay=False)]
-QcfsOption = Annotated[
-    str | None,
-    typer.Option(help="The weights are those of replace_activations(MODEL): its levels, or the JSON file of its plan."),
-]
-DataOption = Annotated[
-    str | None, typer.Option(help="A folder CLASS/IMAGE.jpg, or package.module:name of a loader, or of what gives one.")
-]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images a batch, for a folder.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Use so many images of a folder, evenly spaced.")]
-ImageSizeOption = Annotated[
-    int | None, typer.Option(min=1, help="Resize a folder's images and crop their centre to this size.")
-]
-MeanOption = Annotated[str, typer.Option(metavar="R,G,B", help="Subtracted from a folder's images in [0, 1].")]
-StdOption = Annotated[str, typer.Option(metavar="R,G,B", help="Divides a folder's images after that.")]
-ExecutionOption = Annotated[str, typer.Option(help="spikes or counts.")]
 
 
 @app.command()
@@ -86,9 +76,9 @@ def convert(
     import pascal_ext
     from pascal_ext.specs import parse_levels
 
-    _check_folder(output)
-    ann = _model(model, weights, qcfs)
-    loader = None if data is None else _data(data, batch_size, limit, image_size, mean, std)
+    check_folder(output)
+    ann = given_model(model, weights, qcfs)
+    loader = None if data is None else given_data(data, batch_size, limit, image_size, mean, std)
     wanted = None if levels is None else parse_levels(levels)
     snn = pascal_ext.convert(ann, loader, wanted, execution=execution, on_unsupported=on_unsupported)
     pascal_ext.save(snn, output)
@@ -128,10 +118,10 @@ def allocate(
     from pascal_ext.allocation.planning import CHOICES
     from pascal_ext.specs import parse_whole_numbers
 
-    _check_folder(output)
+    check_folder(output)
     plan = pascal_ext.allocate(
-        _model(model, weights, qcfs),
-        _data(data, batch_size, limit, image_size, mean, std),
+        given_model(model, weights, qcfs),
+        given_data(data, batch_size, limit, image_size, mean, std),
         strategy,
         mean_levels=mean_levels,
         effective_timesteps=effective_timesteps,
@@ -164,12 +154,12 @@ def reconstruct(
     import pascal_ext
     from pascal_ext.specs import parse_levels, save_weights
 
-    _check_folder(output)
+    check_folder(output)
     wanted = parse_levels(levels)
     if isinstance(wanted, str):
         raise InvalidArgumentError(f"give a number of levels, or the plan that allocate wrote, not {wanted!r}")
-    loader = _data(data, batch_size, limit, image_size, mean, std)
-    save_weights(pascal_ext.reconstruct(_model(model, weights, None), loader, wanted, steps=steps), output)
+    loader = given_data(data, batch_size, limit, image_size, mean, std)
+    save_weights(pascal_ext.reconstruct(given_model(model, weights, None), loader, wanted, steps=steps), output)
     Console().print(f"{output}: use it as --weights {output} --qcfs {levels}", markup=False, highlight=False)
 
 
@@ -192,10 +182,62 @@ def verify(
 
     snn = pascal_ext.load(network)
     snn.execution = execution
-    found = pascal_ext.verify(_model(model, weights, qcfs), snn, _data(data, batch_size, limit, image_size, mean, std))
+    found = pascal_ext.verify(
+        given_model(model, weights, qcfs), snn, given_data(data, batch_size, limit, image_size, mean, std)
+    )
     Console().print(str(found), markup=False, highlight=False)
     if not found.exact:
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help="Labelled test images; see convert.")],
+    calibration: Annotated[str, typer.Option(help="Images to calibrate on, like --data.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for rows, page, figures, CSV and tables.")],
+    weights: WeightsOption = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE:LEVELS, fine-tuned QCFS weights and their levels, see --qcfs; may be repeated."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A name in docs/comparison.md; may be repeated. [default: all]")
+    ] = None,
+    timesteps: Annotated[int, typer.Option(min=1, help="T of rate coding.")] = 64,
+    measure: Annotated[str, typer.Option(help="accuracy, costs or all.")] = "all",
+    calibration_images: Annotated[int, typer.Option(min=1, help="So many of --calibration, evenly spaced.")] = 1000,
+    device: Annotated[str, typer.Option(help="cpu or cuda, there in float32 without TF32.")] = "cpu",
+    batch_size: BatchSizeOption = 50,
+    limit: LimitOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = "",
+    std: StdOption = "",
+) -> None:
+    """Set PASCAL beside SpikingJelly and others on MODEL: accuracy at every T, operations, energy, time, memory."""
+    from pascal_ext.comparison.compare import compare
+    from pascal_ext.comparison.tables import summary
+    from pascal_ext.comparison.workload import checked
+    from pascal_ext.specs import parse_networks
+
+    where, named = checked(device), parse_networks("--network", network or [])
+    found = compare(
+        given_model(model, weights, None).to(where),
+        given_data(calibration, batch_size, calibration_images, image_size, mean, std),
+        given_data(data, batch_size, limit, image_size, mean, std),
+        output,
+        networks={name: given_model(model, file, levels or None).to(where) for name, (file, levels) in named.items()},
+        methods=method,
+        timesteps=timesteps,
+        measure=measure,
+        calibration_images=calibration_images,
+        name=model.rpartition(":")[2],
+        data=data,
+        command=shlex.join(["pascal-ext", *sys.argv[1:]]),
+    )
+    console = Console()
+    console.print(summary(found))
+    console.print(f"The comparison: [bold]{output / 'report.html'}[/bold]")
 
 
 @app.command()
@@ -215,7 +257,7 @@ def report(
     """Write a page about a converted network (verification, levels, spikes), or draw a saved report again."""
     from pascal_ext.report import Report
 
-    _check_folder(output)
+    check_folder(output)
     if source.suffix == ".json":
         page = Report.from_json(source)
     else:
@@ -224,38 +266,11 @@ def report(
         from pascal_ext.io import load
         from pascal_ext.network_report import network_report
 
-        loader = _data(data, batch_size, limit, image_size, mean, std)
-        page = network_report(_model(model, weights, qcfs), load(source), loader, name=source.stem)
+        loader = given_data(data, batch_size, limit, image_size, mean, std)
+        page = network_report(given_model(model, weights, qcfs), load(source), loader, name=source.stem)
         page.to_json(output.with_suffix(".json"))
     page.to_html(output)
     Console().print(f"The report: [bold]{output}[/bold]")
-
-
-def _check_folder(output: Path) -> None:
-    """Refuse a file that cannot be written, before the work for it is done."""
-    if output.is_dir():
-        raise InvalidArgumentError(f"{str(output)!r} is a folder; give a file in it")
-    if not output.parent.is_dir():
-        raise InvalidArgumentError(f"there is no folder {str(output.parent)!r} for {output.name!r}")
-
-
-def _model(spec: str, weights: Path | None, qcfs: str | None) -> nn.Module:
-    from pascal_ext.specs import load_model
-
-    return load_model(spec, weights, qcfs)
-
-
-def _data(spec: str, batch_size: int, limit: int | None, image_size: int | None, mean: str, std: str) -> Iterable[Any]:
-    from pascal_ext.specs import load_data, parse_numbers
-
-    return load_data(
-        spec,
-        batch_size=batch_size,
-        limit=limit,
-        image_size=image_size,
-        mean=parse_numbers("--mean", mean),
-        std=parse_numbers("--std", std),
-    )
 
 
 def main() -> None:

@@ -141,6 +141,22 @@ def parse_whole_numbers(option: str, text: str) -> tuple[int, ...]:
         raise InvalidArgumentError(f"{option} must be whole numbers with commas between them, got {text!r}") from None
 
 
+def parse_networks(option: str, pairs: Iterable[str]) -> dict[str, tuple[Path, str]]:
+    """``["NAME=FILE:LEVELS", "OTHER=FILE"]`` -> {"NAME": (FILE, "LEVELS"), "OTHER": (FILE, "")}.
+
+    Raises:
+        InvalidArgumentError: a text, given as ``option``, is something else.
+    """
+    found = {}
+    for pair in pairs:
+        name, separator, file = pair.partition("=")
+        path, colon, levels = file.rpartition(":")
+        if not separator or not name or not file or (colon and not (path and levels)):
+            raise InvalidArgumentError(f"{option} {pair!r} is not of the form NAME=FILE or NAME=FILE:LEVELS")
+        found[name] = (Path(path), levels) if colon else (Path(file), "")
+    return found
+
+
 def load_data(
     spec: str,
     *,

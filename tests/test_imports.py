@@ -53,7 +53,8 @@ LAYERS = (
     },
     {"energy", "figures", "io", "network_report", "recording", "report", "specs", "verification"},
     {"adapters"},
-    {"cli", "demo", "benchmarks"},
+    {"cli_options", "comparison", "demo"},
+    {"cli", "benchmarks"},
 )
 FRAMEWORKS = {"spikingjelly", "snntorch", "norse", "lava", "sinabs"}
 WHEN_NEEDED = {"ops.pasc_if.triton_kernel"}  # imported when it runs, since importing it imports Triton

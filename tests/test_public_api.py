@@ -11,8 +11,8 @@ import pytest
 import pascal_ext
 
 PUBLIC = {
-    "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "al_metric", "allocate", "calibrate", "convert",
-    "energy", "errors", "functional", "load", "pareto", "reconstruct", "register", "replace_activations", "save",
+    "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "al_metric", "allocate", "calibrate", "compare",
+    "convert", "energy", "errors", "functional", "load", "pareto", "reconstruct", "register", "replace_activations", "save",
     "set_levels", "unregister", "verify",
 }  # fmt: skip
 
@@ -47,6 +47,7 @@ def test_dir_lists_the_public_names_and_others_are_attribute_errors() -> None:
         ("al_metric", ["activations", "bins"]),
         ("allocate", ["model", "dataloader", "strategy"]),
         ("calibrate", ["model", "dataloader"]),
+        ("compare", ["model", "calibration", "test", "output"]),
         ("convert", ["model", "dataloader", "levels"]),
         ("pareto", ["model", "dataloader", "strategy"]),
         ("reconstruct", ["model", "dataloader", "levels"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ from torch.utils.data import Subset
 
 import pascal_ext
 from benchmarks import data
-from benchmarks.compare.conversions import Batches
-from benchmarks.compare.registry import Suite
+from benchmarks.compare.suites import Suite
 from benchmarks.models import M, in_format
 from benchmarks.models.checkpoints import load_published, load_qcfs, load_relu
 from benchmarks.models.cifar_resnet import Shortcut
-from benchmarks.timing import Device
+from pascal_ext.comparison.conversions import Batches
+from pascal_ext.comparison.timing import Device
+from pascal_ext.comparison.workload import Workload
 from pascal_ext.demo import training
 from pascal_ext.demo.model import DigitsResNet
-from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.plan import LevelPlan
 
 BATCH_ON_GPU = 500
@@ -46,60 +45,9 @@ class Layout:
 
 
 def layout(suite: Suite, device: Device, batch_size: int | None = None, shard: int | None = None) -> Layout:
-    """The suite's, with what is asked for; on a GPU batches of 500.
-
-    A GPU calculates in float32 from then on, in all of the process: TF32, which convolutions have there by default,
-    rounds to 10 bits, and would make other networks of the same weights.
-
-    Raises:
-        InvalidArgumentError: there is no GPU.
-    """
-    if device == Device.CUDA:
-        if not torch.cuda.is_available():
-            raise InvalidArgumentError("--device cuda: torch finds no CUDA device here")
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+    """The suite's, with what is asked for; on a GPU batches of 500."""
     usual = suite.batch_size if device == Device.CPU else BATCH_ON_GPU
     return Layout(device, batch_size or usual, shard or suite.shard)
-
-
-@dataclasses.dataclass
-class Workload:
-    """Networks and images of a suite, all on one device.
-
-    Attributes:
-        suite: the suite.
-        layout: where it is run, and in which pieces.
-        model, title: names of the network and of the data, for rows and tables.
-        relu: the ReLU network; its shortcuts are such that SpikingJelly's converters take them.
-        networks: name -> QCFS network.
-        calibration: batches (images, labels) of training images.
-        size: number of test images.
-        batches: positions of test images, and how many of them run together -> batches.
-    """
-
-    suite: Suite
-    layout: Layout
-    model: str
-    title: str
-    relu: nn.Module
-    networks: Mapping[str, fx.GraphModule]
-    calibration: Batches
-    size: int
-    batches: Callable[[Sequence[int], int], Batches]
-
-    @property
-    def shards(self) -> int:
-        """How many rows it takes to cover the test images."""
-        return -(-self.size // self.layout.shard)
-
-    def shard(self, index: int) -> Batches:
-        """The test batches of one row."""
-        return self.batches(range(index, self.size, self.shards), self.layout.batch_size)
-
-    def sample(self) -> Batches:
-        """Those that costs are measured on, whatever the layout: the first shard that the suite itself would have."""
-        return self.batches(range(0, self.size, -(-self.size // self.suite.shard)), self.suite.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +75,7 @@ class Checkpoint:
         return load_published(model, classes, self.path, levels)
 
 
-def digits(suite: Suite, layout: Layout, seed: int) -> Workload:
+def digits(name: str, suite: Suite, layout: Layout, seed: int) -> Workload:
     """scikit-learn's digits, and small networks trained on them within seconds."""
     loader, test = training.digits(seed)
     torch.manual_seed(seed)
@@ -145,10 +93,22 @@ def digits(suite: Suite, layout: Layout, seed: int) -> Workload:
     calibration = [(images.to(layout.device), labels.to(layout.device)) for images, labels in loader]
     networks = {f"L={DIGITS_LEVELS}": qcfs.to(layout.device)}
     relu.to(layout.device)
-    return Workload(suite, layout, "digits", "digits", relu, networks, calibration, len(labels), batches)
+    return Workload(
+        suite=name,
+        model="digits",
+        title="digits",
+        relu=relu,
+        networks=networks,
+        calibration=calibration,
+        timesteps=suite.timesteps,
+        device=layout.device,
+        **pieces(suite, layout, len(labels), batches),
+    )
 
 
-def images(suite: Suite, layout: Layout, root: Path, weights: Path, checkpoints: Mapping[str, Checkpoint]) -> Workload:
+def images(
+    name: str, suite: Suite, layout: Layout, root: Path, weights: Path, checkpoints: Mapping[str, Checkpoint]
+) -> Workload:
     """A data set on disk, a ReLU network with its weights, and QCFS networks.
 
     Raises:
@@ -157,11 +117,10 @@ def images(suite: Suite, layout: Layout, root: Path, weights: Path, checkpoints:
     source = data.SOURCES[suite.dataset]
     on_cpu = layout.device == Device.CPU
     relu = with_plain_shortcuts(load_relu(suite.model, source.classes, weights)).to(layout.device)
-    networks = {name: found.load(suite.model, source.classes).to(layout.device) for name, found in checkpoints.items()}
+    networks = {key: found.load(suite.model, source.classes).to(layout.device) for key, found in checkpoints.items()}
     if on_cpu:
-        relu, networks = fast(relu), {name: fast(network) for name, network in networks.items()}
+        relu, networks = fast(relu), {key: fast(network) for key, network in networks.items()}
     train, test = data.read(source, root, "train", limit=suite.calibration), data.read(source, root, "test")
-    size = data.length(test)
 
     def on_device(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images.to(layout.device), labels.to(layout.device)
@@ -172,15 +131,36 @@ def images(suite: Suite, layout: Layout, root: Path, weights: Path, checkpoints:
         return [on_device(images.contiguous(memory_format=form), labels) for images, labels in found]
 
     calibration = [on_device(*batch) for batch in data.loader(source, train, suite.batch_size)]
-    return Workload(suite, layout, suite.model, source.title, relu, networks, calibration, size, batches)
+    return Workload(
+        suite=name,
+        model=suite.model,
+        title=source.title,
+        relu=relu,
+        networks=networks,
+        calibration=calibration,
+        timesteps=suite.timesteps,
+        device=layout.device,
+        **pieces(suite, layout, data.length(test), batches),
+    )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Eight hexadecimal digits that change when a weight does: networks of one name are not always the same."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
+def pieces(suite: Suite, layout: Layout, size: int, batches: Callable[[Sequence[int], int], Batches]) -> dict[str, Any]:
+    """How a workload is cut: into shards that are spread over all ``size`` test images.
+
+    Costs are measured on the first shard that the suite itself would have, whatever the layout.
+
+    Args:
+        suite, layout: see there.
+        size: number of test images.
+        batches: positions of test images, and how many of them run together -> batches.
+    """
+    shards = -(-size // layout.shard)
+    return {
+        "shard_size": layout.shard,
+        "shards": shards,
+        "shard": lambda index: batches(range(index, size, shards), layout.batch_size),
+        "sample": lambda: batches(range(0, size, -(-size // suite.shard)), suite.batch_size),
+    }
 
 
 def fast(model: M) -> M:
@@ -200,6 +180,6 @@ def with_plain_shortcuts(model: nn.Module) -> nn.Module:
             conv: Any = nn.Conv2d(channels, channels + module.before + module.after, 1, stride=2, bias=False)
             conv.weight.requires_grad_(False).zero_()
             conv.weight[module.before : module.before + channels, :, 0, 0] = torch.eye(channels)
-            conv.moves_only = True  # for benchmarks.compare.operations
+            conv.moves_only = True  # for pascal_ext.comparison.operations
             model.set_submodule(name, conv)
     return model

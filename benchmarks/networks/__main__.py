@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import rows
 from benchmarks.networks.cases import BOUNDED, CASES, GPU_CASES, Case, Setting, Variant, call, make, variants_of
 from benchmarks.networks.memory import measure, measure_on_gpu
-from benchmarks.timing import Device, Precision, interleave
+from pascal_ext.comparison.timing import Device, Precision, interleave
 
 RESULTS = rows.RESULTS / "networks.jsonl"
 GPU_WARMUP = 3  # calls, in which cuDNN chooses its algorithms and the allocator gets its memory

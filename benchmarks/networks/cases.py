@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import build
-from benchmarks.timing import Device, Precision
 from pascal_ext import convert
+from pascal_ext.comparison.timing import Device, Precision
 
 
 @dataclass(frozen=True)

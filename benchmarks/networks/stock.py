@@ -27,9 +27,9 @@ from benchmarks.compare.workload import with_plain_shortcuts
 from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
-from benchmarks.timing import interleave
 from pascal_ext import SpikingNetwork, calibrate, convert, replace_activations
 from pascal_ext.adapters.spikingjelly import stock
+from pascal_ext.comparison.timing import interleave
 
 RESULTS = rows.RESULTS / "stock.jsonl"
 METHOD = "channel-wise"  # the strongest of SpikingJelly 2's

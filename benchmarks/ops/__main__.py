@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks import rows
 from benchmarks.ops.cases import CASES, GPU_CASES, Case, competitors, host_implementation, working
-from benchmarks.timing import Device, Precision, Times, interleave, repeats
+from pascal_ext.comparison.timing import Device, Precision, Times, interleave, repeats
 
 RESULTS = rows.RESULTS / "ops.jsonl"
 DOCS = Path(__file__).parents[2] / "docs"

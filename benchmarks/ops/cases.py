@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Device
 from pascal_ext import functional
 from pascal_ext.adapters.spikingjelly.compat import VERSION, load
+from pascal_ext.comparison.timing import Device
 from pascal_ext.errors import BackendError
 from pascal_ext.ops.pasc_if import check_backend
 

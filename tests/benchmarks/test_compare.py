@@ -12,13 +12,15 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.compare import __main__ as cli
-from benchmarks.compare import conversions, curves, tables, workload
-from benchmarks.compare.measure import Measurement
-from benchmarks.compare.memory import peak_bytes
-from benchmarks.compare.registry import METHODS, SUITES
+from benchmarks.compare import workload
+from benchmarks.compare.suites import SUITES
 from benchmarks.models.cifar_resnet import CifarResNet
 from benchmarks.rows import read
-from benchmarks.timing import Device
+from pascal_ext.comparison import curves, runner
+from pascal_ext.comparison.measure import Measurement
+from pascal_ext.comparison.methods import METHODS
+from pascal_ext.comparison.timing import Device
+from pascal_ext.comparison.workload import fingerprint
 
 T = 32
 CHOSEN = "sj-99.9 sj-channel sj-channel-delayed sj-ltb qcfs-if srp cos pascal-free-4 pascal-free-16 pascal".split()
@@ -42,7 +44,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(rows_file: Path) -> curves.Comparison:
-    (found,) = curves.compare(json.loads(line) for line in rows_file.read_text().splitlines())
+    (found,) = curves.comparisons(json.loads(line) for line in rows_file.read_text().splitlines())
     return found
 
 
@@ -144,7 +146,7 @@ def test_the_command_of_a_row_makes_that_row(tmp_path: Path, monkeypatch: pytest
 
 def test_a_report_needs_rows_alone(rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jinja2")
-    monkeypatch.setattr(cli, "Measurement", None)
+    monkeypatch.setattr(runner, "Measurement", None)
     for folder in ("one", "two"):
         invoke("report", "--rows", str(rows_file), "--output", str(tmp_path / folder))
     names = {path.name for path in (tmp_path / "one").iterdir()}
@@ -168,90 +170,6 @@ def test_a_report_of_accuracies_alone(rows_file: Path, tmp_path: Path) -> None:
     assert "simulation time, relative" not in (tmp_path / "report.html").read_text()
 
 
-ROW = {"suite": "digits", "model": "digits", "data": "digits", "network": "", "method": "sj-max", "T": 2, "seed": 0}
-ROW |= {"calibration": 9, "ann_right": 9, "source_right": None, "timesteps": [1.0, 2.0], "per_layer": [1.0, 2.0]}
-ROW |= {
-    "latency": [1, 2],
-    "right": [1, 6],
-    "changed": [9, 4],
-    "mismatched": None,
-    "command": "again",
-    "fingerprint": "",
-}
-ROW |= {"images": 10, "shard": 0, "shard_size": 10, "device": "cpu", "commit": "", "versions": {}}
-ROW |= {"hardware": {"cpu": "a processor", "threads": 1}}
-COUNTED = {"timesteps": [0, 2], "synaptic_operations": [0, 10], "joules": [0, 1e-9], "firing_rate": [None, 0.5]}
-COSTS = ROW | {"shard": None, "shard_size": None, "operations": COUNTED | {"effective_timesteps": None}}
-COSTS |= {"ann_operations": {"macs": 10, "joules": 1e-9}, "peak_bytes": 8, "ann_peak_bytes": 4}
-TIMES = {"seconds": [9.0, 4.0, 60.0], "ann_seconds": [2.0, 1.0, 10.0]}
-
-
-def test_shards_add_up() -> None:
-    other = ROW | {"shard": 1, "images": 30, "right": [2, 14], "ann_right": 21}
-    ((curve,),) = (found.curves for found in curves.compare([ROW, other]))
-    assert curve.images == 40
-    assert curve.ann_accuracy == 75
-    assert [point.accuracy for point in curve.points] == [7.5, 50]
-    assert curve.points[1].joules is None
-    assert curve.within(25) == curve.points[1]
-    assert curve.within(24) is None
-    third = ROW | {"method": "sj-99.9", "shard": 1}
-    (found,) = curves.compare([ROW, other, third])
-    assert [(curve.images, curve.ann_accuracy) for curve in found.curves] == [(40, 75), (10, 90)]
-    assert found.ann_accuracy == 75  # on the most images
-
-
-def test_no_image_counts_twice() -> None:
-    whole = ROW | {"images": 20, "shard_size": 20, "right": [5, 10]}
-    for rows, images, right in (
-        ([ROW, whole], 20, 10),  # the most
-        ([ROW, ROW | {"shard": 1}, whole], 20, 10),  # or else the newest
-        ([whole, ROW, ROW | {"shard": 1}], 20, 12),
-        ([ROW, whole, ROW | {"shard": 1}, ROW | {"shard": 2}], 30, 18),
-    ):
-        ((curve,),) = (found.curves for found in curves.compare(rows))
-        assert (curve.images, curve.points[1].accuracy) == (images, 100 * right / images)
-
-
-def test_the_newest_of_the_same_rows_counts() -> None:
-    newer = ROW | {"right": [1, 9], "command": "newer"}
-    ((curve,),) = (found.curves for found in curves.compare([ROW, ROW | {"shard": 1}, newer]))
-    assert (curve.images, curve.points[1].accuracy) == (20, 75)
-    larger = COSTS | {"peak_bytes": 12}
-    for costs, ratio in (([COSTS, larger], 3), ([larger, COSTS], 2)):
-        ((curve,),) = (found.curves for found in curves.compare([ROW, *costs]))
-        assert curve.memory_ratio == ratio
-
-
-def test_times_are_medians_of_ratios_and_may_be_missing(tmp_path: Path) -> None:
-    (timed,) = curves.compare([ROW, COSTS | TIMES])
-    assert [point.time_ratio for point in timed.curves[0].points] == [2.25, 4.5]
-    assert timed.accuracy_on == timed.time_on == ("a processor, 1 thread",)
-    gpu = ROW | {"device": "cuda", "hardware": ROW["hardware"] | {"gpus": ["a GPU"]}}
-    for rows, time_on in (([gpu], ()), ([gpu, COSTS], ()), ([gpu, COSTS | TIMES], ("a processor, 1 thread",))):
-        (found,) = curves.compare(rows)
-        assert (found.accuracy_on, found.time_on) == (("a GPU",), time_on)
-        times = {tables.costs(found, point)[-1] for point in found.curves[0].points}
-        assert times == ({"2.2", "4.5"} if time_on else {"–"})
-        path = tmp_path / "rows.jsonl"
-        path.write_text("\n".join(map(json.dumps, rows)))
-        pytest.importorskip("jinja2")
-        invoke("report", "--rows", str(path), "--output", str(tmp_path))
-        page = (tmp_path / "report.html").read_text()
-        assert "<dt>accuracy on</dt><dd>a GPU</dd>" in page
-        assert f"<dt>time on</dt><dd>{'; '.join(time_on) or '–'}</dd>" in page
-        assert f"accuracy on: a GPU; time on: {' and '.join(time_on) or '–'}\n" in (tmp_path / "tables.md").read_text()
-
-
-def test_time_in_counts_stands_beside_that_of_spikes() -> None:
-    pascal = {"method": "pascal-free-4", "T": None, "timesteps": [4.0], "per_layer": [4.0], "right": [8]}
-    pascal |= {"changed": [0], "latency": [9]}
-    (found,) = curves.compare([ROW | pascal, COSTS | TIMES | pascal | {"counts_seconds": [2.5, 1.5, 11.0]}])
-    (point,) = found.curves[0].points
-    assert (point.time_ratio, point.counts_time_ratio) == (4.5, 1.25)
-    assert tables.time(point) == "4.5 (counts 1.2)"
-
-
 def test_accuracy_and_costs_can_be_measured_apart(rows_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     chosen = [word for name in ("sj-channel", "pascal") for word in ("--method", name)]
@@ -270,8 +188,8 @@ def test_accuracy_and_costs_can_be_measured_apart(rows_file: Path, tmp_path: Pat
     invoke(*run, "--shard", "100")  # all there
     assert len(path.read_text().splitlines()) == len(rows)
     all_at_once = [json.loads(line) for line in rows_file.read_text().splitlines()]
-    for apart in curves.compare(rows)[0].curves:
-        (same,) = (curve for curve in curves.compare(all_at_once)[0].curves if curve.method == apart.method)
+    for apart in curves.comparisons(rows)[0].curves:
+        (same,) = (curve for curve in curves.comparisons(all_at_once)[0].curves if curve.method == apart.method)
         assert (apart.images, apart.ann_accuracy) == (same.images, same.ann_accuracy)
         assert [point.joules for point in apart.points] == [point.joules for point in same.points]
 
@@ -280,25 +198,21 @@ def test_only_test_images_are_cut_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
     pytest.importorskip("sklearn")
     monkeypatch.setattr(workload.training, "train", lambda *_, **__: None)
     suite = SUITES["digits"]
-    made = workload.digits(suite, workload.layout(suite, Device.CPU, 70, 150), 0)
-    cut = [[len(labels) for _, labels in made.shard(index)] for index in range(made.shards)]
+    made = workload.digits("digits", suite, workload.layout(suite, Device.CPU, 70, 150), 0)
+    cut = [[len(labels) for _, labels in made.shard(index)] for index in made.pieces()]
     assert cut == [[70, 50], [70, 50], [70, 50]]
     assert [len(labels) for _, labels in made.sample()] == [60] * 6
     assert [len(labels) for _, labels in made.calibration] == [60] * 23 + [57]
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_accuracy_of_a_cpu(
-    rows_file: Path, found: dict[str, curves.Curve], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(backend, "allow_tf32", backend.allow_tf32)  # put back afterwards
+def test_a_gpu_gives_the_accuracy_of_a_cpu(rows_file: Path, found: dict[str, curves.Curve], tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     invoke(*RUN, "--device", "cuda", "--output", str(path))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == len(rows_file.read_text().splitlines())
     assert {row["device"] for row in rows} == {"cuda"}
-    (comparison,) = curves.compare(rows)
+    (comparison,) = curves.comparisons(rows)
     assert comparison.accuracy_on == comparison.time_on == (torch.cuda.get_device_name(0),)
     for curve in comparison.curves:
         here, there = curve.points[-1], found[curve.method.name].points[-1]
@@ -314,7 +228,7 @@ def test_mistakes_are_told() -> None:
         ("run", "cifar10"): "needs --data and --weights",
         **({} if torch.cuda.is_available() else {("run", "digits", "--device", "cuda"): "finds no CUDA device"}),
         ("run", "cifar10", "--data", ".", "--weights", "x", "--checkpoint", "u4"): "not of the form NAME=FILE",
-        ("report", "--rows", "nothing.jsonl"): "holds no rows",
+        ("report", "--rows", "nothing.jsonl"): "there are no rows",
     }.items():
         result = CliRunner().invoke(cli.app, list(arguments))
         assert result.exit_code == 1
@@ -323,11 +237,11 @@ def test_mistakes_are_told() -> None:
 
 def test_fingerprints_tell_networks_apart() -> None:
     model = CifarResNet(1)
-    before = workload.fingerprint(model)
-    assert workload.fingerprint(workload.fast(model)) == before
+    before = fingerprint(model)
+    assert fingerprint(workload.fast(model)) == before
     with torch.no_grad():
         model.linear.bias[3] += 1e-6
-    assert workload.fingerprint(model) != before
+    assert fingerprint(model) != before
 
 
 def test_plain_shortcuts_are_the_same_numbers() -> None:
@@ -337,35 +251,9 @@ def test_plain_shortcuts_are_the_same_numbers() -> None:
     assert torch.equal(plain(images), model(images))
 
 
-def test_small_batches_are_repeated_as_often_as_asked() -> None:
-    data = [(torch.arange(25.0).unsqueeze(1), torch.arange(25)), (torch.arange(25.0, 35).unsqueeze(1), torch.zeros(10))]
-    batches = conversions.repeated(data, 9)
-    assert [len(labels) for _, labels in batches] == [10, 10, 10, 5, 10, 10, 10, 5, 10]
-    assert torch.equal(batches[0][0], batches[4][0])
-
-
-def test_peak_memory_is_of_what_lives_together() -> None:
-    images = torch.zeros(1000)
-    assert peak_bytes(lambda x: (x + 1) + 1, images) == 8000
-    assert peak_bytes(lambda x: ((x + 1) + 1) + 1, images) == 8000
-    assert peak_bytes(lambda x: torch.stack([x + 1, x + 2]), images) == 16000
-
-
 def test_the_suites_networks_and_data_exist() -> None:
     from benchmarks import data, models
 
     for suite in SUITES.values():
         assert not suite.dataset or suite.dataset in data.SOURCES
         assert suite.model in models.MODELS or suite.model == "digits" or suite.model.startswith("torchvision.")
-
-
-def test_a_delayed_readout_leaves_out_first_outputs() -> None:
-    """As SpikingJelly does: from ``delay`` on, or the last five where that would leave fewer than four."""
-    outputs = 2.0 ** torch.arange(12).view(-1, 1, 1)  # sums tell which are in them
-    ranges = [(0, step) for step in range(1, 6)] + [(step - 5, step) for step in range(6, 10)]
-    ranges += [(6, step) for step in range(10, 13)]
-    nothing: Any = None
-    made = conversions.Conversion(nothing, nothing, [], [], [], [], nothing, delay=6)
-    expected = torch.stack([outputs[start:stop].sum(0) for start, stop in ranges])
-    assert torch.equal(made.answers(outputs.cumsum(0), delayed=True), expected)
-    assert torch.equal(made.answers(outputs.cumsum(0), delayed=False), outputs.cumsum(0))

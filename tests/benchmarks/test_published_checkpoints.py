@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import models
-from benchmarks.compare.__main__ import parse_checkpoints
+from benchmarks.compare.workload import Checkpoint
 from benchmarks.models.checkpoints import load_published
 from benchmarks.models.published import VGG, ProjectionResNet
 from pascal_ext.activations import qcfs_layers
@@ -164,16 +164,13 @@ def test_levels_are_given_and_counted(tmp_path: Path) -> None:
 def test_the_comparison_takes_them(tmp_path: Path) -> None:
     path, plan = tmp_path / "model.pth", tmp_path / "plan.json"
     torch.save(resnet_state((4, 6), 2), path)
-    uniform = parse_checkpoints([f"theirs={path}:8"])["theirs"].load("resnet", 10)
+    uniform = Checkpoint(path, "8").load("resnet", 10)
     layers = qcfs_layers(uniform)
     assert {layer.levels for layer in layers.values()} == {8}
     mixed = {name: 1 + index for index, name in enumerate(layers)}
     LevelPlan(mixed).to_json(plan)
-    planned = parse_checkpoints([f"theirs={path}:{plan}"])["theirs"].load("resnet", 10)
+    planned = Checkpoint(path, str(plan)).load("resnet", 10)
     assert {name: layer.levels for name, layer in qcfs_layers(planned).items()} == mixed
-    for wrong in ("theirs", "=x", "theirs=", "theirs=x:", "theirs=:8"):
-        with pytest.raises(InvalidArgumentError, match="NAME=FILE:LEVELS"):
-            parse_checkpoints([wrong])
 
 
 @pytest.mark.usefixtures("small")

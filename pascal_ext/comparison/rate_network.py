@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor, fx, nn
 
-from benchmarks.compare import neurons
 from pascal_ext.activations import qcfs_layers
+from pascal_ext.comparison import neurons
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.ops.thresholds import broadcastable
 from pascal_ext.qcfs import QCFS

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.compare.registry import METHODS, Method, shard_size
+from pascal_ext.comparison.methods import METHODS, Method
 from pascal_ext.demo.text import wilson_interval
 
 _Key = tuple[Any, ...]
@@ -49,7 +49,7 @@ class Curve:
     """A method on a network: its points, and what the networks it is compared with do on the same images.
 
     Attributes:
-        method: see :mod:`benchmarks.compare.registry`.
+        method: see :mod:`pascal_ext.comparison.methods`.
         network: name of the QCFS network that it started from; empty for the ReLU network.
         images: test images that were run.
         ann_accuracy, source_accuracy: of the ReLU network, and of the QCFS network where there is one, in percent.
@@ -74,7 +74,7 @@ class Curve:
     @property
     def title(self) -> str:
         """The method's title, with the name of its network."""
-        return f"{self.method.title} ({self.network})" if self.network else self.method.title
+        return _title(self.method, self.network)
 
     def within(self, points: float) -> Point | None:
         """The first point whose accuracy is less than ``points`` below the ReLU network's on the same images."""
@@ -92,8 +92,9 @@ class Comparison:
     Attributes:
         model, data: their names.
         ann_joules, ann_macs: what the ReLU network takes for an image; None where that was not counted.
-        curves: in the order of :data:`benchmarks.compare.registry.METHODS`.
+        curves: in the order of :data:`pascal_ext.comparison.methods.METHODS`.
         accuracy_on, time_on: the hardware on which these were measured.
+        refused: title of a method that could not be measured -> why.
     """
 
     model: str
@@ -103,6 +104,7 @@ class Comparison:
     curves: tuple[Curve, ...]
     accuracy_on: tuple[str, ...]
     time_on: tuple[str, ...]
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def ann_accuracy(self) -> float:
@@ -110,8 +112,8 @@ class Comparison:
         return max(self.curves, key=lambda curve: curve.images).ann_accuracy
 
 
-def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
-    """Put rows together: shards of the same method, network and T are added up.
+def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
+    """Rows put together: shards of the same method, network and T are added up.
 
     Where methods were run on different numbers of shards, each is set beside the ReLU network on the same images: on
     other ones the same network is a point or two better or worse, which is as much as methods differ by. Shards of
@@ -124,26 +126,30 @@ def compare(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
         if row["method"] in METHODS:
             same = tuple(row[name] for name in ("method", "network", "T", "seed", "fingerprint", "calibration"))
             measured = suites.setdefault((row["model"], row["data"]), {}).setdefault(same, {})
-            shard = (row["shard"], shard_size(row))
+            shard = (row["shard"], row["shard_size"])
             measured.pop(shard, None)  # the newer row also takes the last place
             measured[shard] = row
-    found = [
-        _comparison(model, data, {same: list(measured.values()) for same, measured in grouped.items()})
-        for (model, data), grouped in suites.items()
-    ]
+    found = [_comparison(model, data, grouped) for (model, data), grouped in suites.items()]
     return [comparison for comparison in found if comparison.curves]
 
 
-def _comparison(model: str, data: str, grouped: Mapping[_Key, list[Mapping[str, Any]]]) -> Comparison:
+def _comparison(model: str, data: str, grouped: Mapping[_Key, Mapping[_Key, Mapping[str, Any]]]) -> Comparison:
     order = list(METHODS)
     keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, *key[3:]))
-    curves = [_curve(grouped[key]) for key in keys if any(row["shard"] is not None for row in grouped[key])]
-    costs = next((row["ann_operations"] for same in grouped.values() for row in same if row["shard"] is None), None)
+    latest = [row for key in keys for row in grouped[key].values()]
+    rows = [row for row in latest if "refused" not in row]
+    measured = [[row for row in grouped[key].values() if "refused" not in row] for key in keys]
+    curves = [_curve(same) for same in measured if any(row["shard"] is not None for row in same)]
+    costs = next((row["ann_operations"] for row in rows if row["shard"] is None), None)
     joules, macs = (costs["joules"], costs["macs"]) if costs else (None, None)
-    rows = [row for same in grouped.values() for row in same]
     accuracy = dict.fromkeys(_machine(row) for row in rows if row["shard"] is not None)
     time = dict.fromkeys(_machine(row) for row in rows if "seconds" in row and row["shard"] is None)
-    return Comparison(model, data, joules, macs, tuple(curves), tuple(accuracy), tuple(time))
+    refused = {_title(METHODS[row["method"]], row["network"]): row["refused"] for row in latest if "refused" in row}
+    return Comparison(model, data, joules, macs, tuple(curves), tuple(accuracy), tuple(time), refused)
+
+
+def _title(method: Method, network: str) -> str:
+    return f"{method.title} ({network})" if network else method.title
 
 
 def _machine(row: Mapping[str, Any]) -> str:
@@ -158,7 +164,7 @@ def _shards(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The shards among the rows; of one size, see :func:`compare`."""
     sizes: dict[int | None, list[Mapping[str, Any]]] = {}
     for row in rows:
-        sizes.setdefault(shard_size(row), []).append(row)
+        sizes.setdefault(row["shard_size"], []).append(row)
     sizes.pop(None, None)
     return max(reversed(sizes.values()), key=lambda same: sum(row["images"] for row in same))
 

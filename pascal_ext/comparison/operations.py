@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.compare.conversions import Conversion, Part
+from pascal_ext.comparison.conversions import Conversion, Part
 from pascal_ext.energy import HOROWITZ_45NM, measure
 
 

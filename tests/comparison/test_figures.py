@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import figures
-from benchmarks.compare.curves import Comparison, Curve, Point
-from benchmarks.compare.registry import METHODS
+from pascal_ext.comparison import figures
+from pascal_ext.comparison.curves import Comparison, Curve, Point
+from pascal_ext.comparison.methods import METHODS
 
 pytest.importorskip("matplotlib")
 

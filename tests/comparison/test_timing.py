@@ -10,13 +10,13 @@ import pytest
 import torch
 import typer
 
-from benchmarks import timing
 from benchmarks.networks import __main__ as networks
 from benchmarks.networks.cases import GPU_CASES, VARIANTS, Setting, Variant, make, variants_of
 from benchmarks.networks.cases import Case as NetworkCase
 from benchmarks.ops import __main__ as ops
 from benchmarks.ops.cases import Case, competitors, working
-from benchmarks.timing import Device, Precision, Times, interleave, repeats
+from pascal_ext.comparison import timing
+from pascal_ext.comparison.timing import Device, Precision, Times, interleave, repeats
 
 
 def test_all_take_turns_in_alternating_order() -> None:

@@ -6,11 +6,16 @@ import csv
 import dataclasses
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from benchmarks.compare.curves import Comparison, Curve, Point
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pascal_ext.comparison.curves import Comparison, Curve, Point
 
 COLUMNS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MISSING = "–"
+HEAD = ("method", "accuracy", "timesteps", "latency", "operations / ReLU", "energy / ReLU", "time / ReLU")
 NEAR = (0.5, 0.7, 1.0, 2.0)  # points below the ReLU network that count as "as accurate"
 
 
@@ -21,6 +26,7 @@ def document(comparisons: Iterable[Comparison]) -> str:
         parts += [f"## {comparison.model}, {comparison.data}\n", accuracy_table(comparison)]
         told = measured_on(comparison).items()
         parts.append("; ".join(f"{name}: {' and '.join(machines) or MISSING}" for name, machines in told) + "\n")
+        parts += [f"Left out: {title}: {reason}\n" for title, reason in comparison.refused.items()]
         for points in NEAR:
             parts += [f"Within {points} points of the ReLU network:\n", same_accuracy_table(comparison, points)]
     return "\n".join(parts)
@@ -39,26 +45,44 @@ def accuracy_table(comparison: Comparison) -> str:
 
 def same_accuracy_table(comparison: Comparison, points: float = 1.0) -> str:
     """What each method takes to come within ``points`` of the ReLU network, as Markdown; the cheapest of each kind."""
-    head = ["method", "accuracy", "timesteps", "latency", "operations / ReLU", "energy / ReLU", "time / ReLU"]
     body = []
+    for curve in nearest(comparison, points):
+        point, relu = curve.within(points), f"(ReLU {curve.ann_accuracy:.2f})"
+        if point is None:
+            last = curve.points[-1]
+            told = f"{last.accuracy:.2f} at T = {last.timesteps:g} {relu}"
+            body.append([curve.title, told, "more", *[""] * (len(HEAD) - 3)])
+        else:
+            body.append([curve.title, f"{point.accuracy:.2f} {relu}", *costs(comparison, point)])
+    return markdown(HEAD, body)
+
+
+def summary(comparison: Comparison, points: float = 1.0) -> Table:
+    """The same for a terminal, shorter, with the methods that were left out."""
+    told = f"{comparison.model} on {comparison.data}: ReLU {comparison.ann_accuracy:.2f}%"
+    table = Table(
+        title=f"{told}, costs within {points:g} points", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("", min_width=38)
+    for column in ("accuracy", "steps", "latency", "energy", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     for curve in nearest(comparison, points):
         point = curve.within(points)
         if point is None:
-            last = curve.points[-1]
-            told = f"{last.accuracy:.2f} at T = {last.timesteps:g} (ReLU {curve.ann_accuracy:.2f})"
-            body.append([curve.title, told, "more", *[""] * (len(head) - 3)])
+            table.add_row(curve.title, f"{curve.points[-1].accuracy:.2f}", f"> {curve.points[-1].timesteps:g}")
         else:
-            body.append(
-                [curve.title, f"{point.accuracy:.2f} (ReLU {curve.ann_accuracy:.2f})", *costs(comparison, point)]
-            )
-    return markdown(head, body)
+            steps, latency, _, energy, duration = costs(comparison, point)
+            table.add_row(curve.title, f"{point.accuracy:.2f}", steps, latency, energy, duration.partition(" ")[0])
+    for name in comparison.refused:
+        table.add_row(name, "left out")
+    return table
 
 
 def nearest(comparison: Comparison, points: float) -> list[Curve]:
     """The curves of :func:`same_accuracy_table`: of the PASCAL networks of one kind, the one with the fewest steps."""
     chosen: dict[str, Curve] = {}
     for curve in comparison.curves:
-        group = curve.method.title.partition(", L =")[0] + curve.network * (curve.method.kind != "tuned")
+        group = curve.method.series or curve.title
         best = chosen.get(group)
         if best is None or _steps(curve, points) < _steps(best, points):
             chosen[group] = curve
@@ -93,15 +117,21 @@ def measured_on(comparison: Comparison) -> dict[str, Sequence[str]]:
 
 
 def to_csv(comparisons: Iterable[Comparison]) -> str:
-    """Every point of every curve, a line each."""
-    fields = [field.name for field in dataclasses.fields(Point)]
+    """Every point of every curve, a line each; what is about a curve as a whole is on each of its lines.
+
+    ``within_…`` are the timesteps of the first point that comes so many points close to the ReLU network.
+    """
+    of_curve = ["images", "ann_accuracy", "source_accuracy", "firing_rate", "effective_timesteps", "memory_ratio"]
+    of_point = [field.name for field in dataclasses.fields(Point)]
+    near = [f"within_{points:g}" for points in NEAR]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["model", "data", "method", "network", "images", "ann_accuracy", "source_accuracy", *fields])
+    writer.writerow(["model", "data", "method", "network", *of_curve, *near, *of_point])
     for comparison in comparisons:
         for curve in comparison.curves:
-            known = [comparison.model, comparison.data, curve.method.name, curve.network, curve.images]
-            known += [curve.ann_accuracy, curve.source_accuracy]
+            known: list[Any] = [comparison.model, comparison.data, curve.method.name, curve.network]
+            known += [getattr(curve, name) for name in of_curve]
+            known += [point and point.timesteps for point in map(curve.within, NEAR)]
             writer.writerows([*known, *dataclasses.astuple(point)] for point in curve.points)
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""What is compared, as data: the methods, and the suites of models and images that they are run on."""
+"""What is compared, as data: the ways to make a spiking network of a trained one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.errors import InvalidArgumentError
-
-KINDS = ("stock", "rate", "converted", "tuned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +19,10 @@ class Method:
         title: what tables and figures call it.
         kind: ``"stock"``: SpikingJelly's own; ``"rate"``: rate coding of a QCFS network, by others; ``"converted"``:
             PASCAL without training; ``"tuned"``: PASCAL on a trained QCFS network.
-        family: the function in :mod:`benchmarks.compare.conversions` that makes it.
+        family: the function in :mod:`pascal_ext.comparison.conversions` that makes it.
         options: for that function.
+        series: what a line through its points, and those of its like at other levels, is called; empty for methods that
+            answer after every timestep.
         delayed: read out as SpikingJelly's ImageNet example does, without the first outputs.
     """
 
@@ -31,6 +31,7 @@ class Method:
     kind: str
     family: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    series: str = ""
     delayed: bool = False
 
     @property
@@ -40,12 +41,24 @@ class Method:
 
 
 def _stock(name: str, title: str, method: str, delayed: bool = False, **options: Any) -> Method:
-    return Method(name, f"SpikingJelly, {title}", "stock", "stock", {"method": method, **options}, delayed)
+    return Method(name, f"SpikingJelly, {title}", "stock", "stock", {"method": method, **options}, delayed=delayed)
 
 
 def _free(levels: int) -> Method:
-    title = f"PASCAL without training, L = {levels}"
-    return Method(f"pascal-free-{levels}", title, "converted", "pascal", {"levels": levels})
+    return _converted(f"pascal-free-{levels}", "PASCAL without training", f"L = {levels}", levels=levels)
+
+
+def _planned(mean: int) -> Method:
+    return _converted(f"pascal-plan-{mean}", "PASCAL without training, planned", f"mean L = {mean}", mean_levels=mean)
+
+
+def _adjusted(levels: int) -> Method:
+    series = "PASCAL without labels, weights adjusted"
+    return _converted(f"pascal-adjusted-{levels}", series, f"L = {levels}", levels=levels, adjust=True)
+
+
+def _converted(name: str, series: str, which: str, **options: Any) -> Method:
+    return Method(name, f"{series}, {which}", "converted", "pascal", options, series)
 
 
 BALANCING = stock.LOCAL_THRESHOLD_BALANCING
@@ -65,49 +78,12 @@ METHODS = {
         Method("srp", "SRP, τ = 4", "rate", "rate", {"kind": "srp", "extra": 4}),
         Method("cos", "COS, ρ = 4", "rate", "rate", {"kind": "cos", "extra": 4}),
         Method("cos-8", "COS, ρ = 8", "rate", "rate", {"kind": "cos", "extra": 8}),
-        *(_free(levels) for levels in (4, 8, 16, 32)),
-        Method("pascal", "PASCAL, fine-tuned", "tuned", "pascal"),
+        *map(_free, (4, 8, 16, 32)),
+        *map(_planned, (4, 8)),
+        *map(_adjusted, (4, 8)),
+        Method("pascal", "PASCAL, fine-tuned", "tuned", "pascal", series="PASCAL, fine-tuned"),
     )
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """A data set, and the network that is converted on it unless another one is asked for.
-
-    Attributes:
-        dataset: name in :data:`benchmarks.data.SOURCES`; empty for scikit-learn's digits, whose networks are trained on
-            the spot.
-        model: see :func:`benchmarks.models.build`.
-        timesteps: T of rate coding, unless another one is asked for.
-        calibration: training images that thresholds are derived from.
-        batch_size: of calibration; and of measuring, unless another one is asked for.
-        shard: test images that one row is about, spread evenly over the classes, unless asked otherwise.
-    """
-
-    dataset: str
-    model: str
-    timesteps: int = 64
-    calibration: int = 1000
-    batch_size: int = 50
-    shard: int = 500
-
-
-SUITES = {
-    "digits": Suite("", "digits", calibration=1437, batch_size=60, shard=360),
-    "cifar10": Suite("cifar10", "resnet20"),
-    "cifar10-jpeg": Suite("cifar10-jpeg", "resnet20"),
-    "cifar100": Suite("cifar100", "resnet20"),
-    "imagenet": Suite("imagenet", "torchvision.resnet34", batch_size=10),
-}
-
-
-def shard_size(row: Mapping[str, Any]) -> int | None:
-    """The ``shard`` that a row was measured with; None for costs. It is the suite's own where the row does not say."""
-    if row["shard"] is None:
-        return None
-    size: int = row.get("shard_size") or SUITES[row["suite"]].shard
-    return size
 
 
 def find(name: str) -> Method:

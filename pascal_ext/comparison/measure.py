@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.compare.conversions import FAMILIES, Batches, Conversion
-from benchmarks.compare.memory import peak_bytes
-from benchmarks.compare.operations import ann_operations, operations
-from benchmarks.compare.registry import Method
-from benchmarks.compare.workload import Workload
-from benchmarks.timing import Device, interleave
+from pascal_ext.comparison.conversions import FAMILIES, Batches, Conversion
+from pascal_ext.comparison.memory import peak_bytes
+from pascal_ext.comparison.methods import Method
+from pascal_ext.comparison.operations import ann_operations, operations
+from pascal_ext.comparison.timing import Device, interleave
+from pascal_ext.comparison.workload import Workload
 
 COUNTED = 20  # images that operations are counted on
 ROUNDS = 3  # of timing, in which the ReLU network has its turn, too
@@ -36,11 +36,10 @@ class Measurement:
 
     Args:
         workload: what they are made from and run on.
-        timesteps: T of rate coding.
     """
 
-    def __init__(self, workload: Workload, timesteps: int) -> None:
-        self.workload, self.timesteps = workload, timesteps
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
         self._made: dict[tuple[str, str], Conversion] = {}
 
     def conversion(self, method: Method, network: str) -> Conversion:
@@ -49,7 +48,7 @@ class Measurement:
         if key not in self._made:
             ann = self.workload.networks[network] if method.needs_qcfs else self.workload.relu
             build = FAMILIES[method.family]
-            self._made[key] = build(ann, self.workload.calibration, self.timesteps, **method.options)
+            self._made[key] = build(ann, self.workload.calibration, self.workload.timesteps, **method.options)
         return self._made[key]
 
     def rows(self, methods: Sequence[Method], network: str, shard: int) -> list[dict[str, Any]]:
@@ -84,7 +83,7 @@ class Measurement:
             "ann_operations": ann_operations(relu, some),
             "peak_bytes": peak_bytes(made.sums, batch),
             "ann_peak_bytes": peak_bytes(relu, batch),
-            **seconds(made, relu, batch, self.workload.layout.device),
+            **seconds(made, relu, batch, self.workload.device),
         }
 
     @torch.inference_mode()

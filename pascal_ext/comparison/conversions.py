@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 import pascal_ext
-from benchmarks.compare.rate_network import RateNetwork
 from pascal_ext.adapters.spikingjelly import stock
+from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
+from pascal_ext.comparison.rate_network import RateNetwork
 from pascal_ext.data import split_batch
+from pascal_ext.plan import LevelPlan
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 FOLDED = 400  # images times steps that a rate-coded network is given at once: more is slower on a CPU
@@ -97,14 +99,14 @@ def convert_stock(
         steps,
         anchors(timesteps),
         lambda answer: [Part(snn, answer, answer)] if answer else [],
-        delay=stock.readout_delay(snn, calibration, 10**6),
+        delay=stock.readout_delay(snn, calibration, 10**6) if HAS_RECIPES else 0,
     )
 
 
 def convert_rate(
     network: fx.GraphModule, calibration: Batches, timesteps: int, *, kind: str, extra: int = 0
 ) -> Conversion:
-    """Rate coding of a QCFS network: see :class:`~benchmarks.compare.rate_network.RateNetwork`."""
+    """Rate coding of a QCFS network: see :class:`~pascal_ext.comparison.rate_network.RateNetwork`."""
     snn = RateNetwork(network, kind, timesteps, extra)
 
     def sums(images: Tensor) -> Tensor:
@@ -133,12 +135,25 @@ def convert_rate(
 
 
 def convert_pascal(
-    network: nn.Module, calibration: Batches, timesteps: int, *, levels: int | None = None
+    network: nn.Module,
+    calibration: Batches,
+    timesteps: int,
+    *,
+    levels: int | LevelPlan | None = None,
+    mean_levels: float | None = None,
+    adjust: bool = False,
 ) -> Conversion:
-    """PASCAL, spike by spike: of a trained QCFS network, or, with ``levels``, of a ReLU network without training."""
+    """PASCAL, spike by spike: of a trained QCFS network, or, with ``levels``, of a ReLU network without training.
+
+    Its levels may be planned (``mean_levels``), and its weights may be adjusted to them (``adjust``).
+    """
     source = network
-    if levels is not None:
-        source = pascal_ext.replace_activations(network, levels)
+    if mean_levels is not None:
+        levels = pascal_ext.allocate(network, calibration, mean_levels=mean_levels, per_channel=True, progress=False)
+    if levels is not None and adjust:
+        source = pascal_ext.reconstruct(network, calibration, levels, progress=False)
+    elif levels is not None:
+        source = pascal_ext.replace_activations(network, levels, example=calibration[0])
         pascal_ext.calibrate(source, calibration, correct="bias", per_channel="auto", progress=False)
     snn = pascal_ext.convert(source)
     steps = snn.plan.mean_levels

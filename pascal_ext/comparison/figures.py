@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.curves import Comparison, Curve, Point
-from benchmarks.compare.registry import KINDS, METHODS
+from pascal_ext.comparison.curves import Comparison, Curve, Point
+from pascal_ext.comparison.methods import METHODS
 from pascal_ext.extras import require
 from pascal_ext.figures import ACCENT, INK, LINE, MUTED, PAPER, THEMED, drawing, themed_svg
 
@@ -24,6 +24,13 @@ STYLES = {
     method.name: style
     for kind, styles in (("stock", _STOCK), ("rate", _RATE))
     for method, style in zip([one for one in METHODS.values() if one.kind == kind], styles, strict=True)
+}
+#: Name of a series of PASCAL networks -> marker, the colour that fills it, and line.
+SERIES = {
+    "PASCAL without training": ("D", PAPER, (0, (3, 2))),
+    "PASCAL without training, planned": ("d", PAPER, (0, (1, 2))),
+    "PASCAL without labels, weights adjusted": ("s", PAPER, (0, (5, 1.5, 1, 1.5))),
+    "PASCAL, fine-tuned": ("D", ACCENT, "none"),
 }
 _MARKED = {2**power for power in range(12)}
 
@@ -91,19 +98,17 @@ def _figure(comparison: Comparison, panels: list[tuple[str, X]], palette: Mappin
     best = max(comparison.ann_accuracy, *(point.high for curve in comparison.curves for point in curve.points))
     floor = max(lowest, best - 45)
     shown = [curve for curve in comparison.curves if any(point.accuracy >= floor for point in curve.points)]
-    by_kind = {kind: [curve for curve in shown if curve.method.kind == kind] for kind in KINDS}
+    by_kind = {kind: [curve for curve in shown if curve.method.kind == kind] for kind in ("stock", "rate", "tuned")}
     with drawing(8.2, 4.8, 1, 2, palette, sharey=True) as (figure, axes):
         for axis, (label, x) in zip(axes, panels, strict=True):
             axis.axhline(comparison.ann_accuracy, color=palette[INK], lw=0.9, label="ReLU network")
             for kind, colour in (("stock", MUTED), ("rate", INK)):
                 for curve in by_kind[kind]:
                     _line(axis, curve, x, palette[colour], palette[PAPER])
-            for kind, title, face, line in (
-                ("tuned", "PASCAL, fine-tuned", ACCENT, "none"),
-                ("converted", "PASCAL without training", PAPER, (0, (3, 2))),
-            ):
-                if by_kind[kind]:
-                    _points(axis, by_kind[kind], x, palette[ACCENT], palette[face], line, title)
+            for series, (marker, face, line) in SERIES.items():
+                curves = [curve for curve in shown if curve.method.series == series]
+                if curves:
+                    _points(axis, curves, x, palette[ACCENT], palette[face], marker, line, series)
             axis.set_ylim(floor, best + (best - floor) * 0.05)
             axis.set_xscale("log", base=2)
             named = [(at, point, curve.network) for curve in by_kind["tuned"] for at, point in _seen(curve, x)]
@@ -181,7 +186,7 @@ def _line(axis: Any, curve: Curve, x: X, colour: str, paper: str) -> None:
     )
 
 
-def _points(axis: Any, curves: list[Curve], x: X, colour: str, face: str, line: Any, label: str) -> None:
+def _points(axis: Any, curves: list[Curve], x: X, colour: str, face: str, marker: str, line: Any, label: str) -> None:
     seen = [found for curve in curves for found in _seen(curve, x)]
     accuracies = [point.accuracy for _, point in seen]
     errors = [[point.accuracy - point.low for _, point in seen], [point.high - point.accuracy for _, point in seen]]
@@ -193,7 +198,7 @@ def _points(axis: Any, curves: list[Curve], x: X, colour: str, face: str, line: 
         ls=line,
         lw=1.2,
         elinewidth=0.8,
-        marker="D",
+        marker=marker,
         markersize=6,
         markerfacecolor=face,
         zorder=4,

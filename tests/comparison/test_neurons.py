@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pascal_ext
-from benchmarks.compare import neurons
-from benchmarks.compare.rate_network import RateNetwork, depth
 from pascal_ext.activations import qcfs_layers, set_levels
+from pascal_ext.comparison import neurons
+from pascal_ext.comparison.rate_network import RateNetwork, depth
 from pascal_ext.errors import InvalidArgumentError
 
 # no sum of these lies on a threshold but for rounding, and all are exact in float64

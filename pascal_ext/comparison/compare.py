@@ -1,0 +1,99 @@
+"""Methods beside each other on a model and data of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pascal_ext.comparison import given, page, rows, runner
+from pascal_ext.comparison.curves import Comparison
+from pascal_ext.comparison.methods import METHODS, find
+from pascal_ext.comparison.runner import Measure
+from pascal_ext.comparison.workload import in_float32
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.extras import require
+
+ROWS = "rows.jsonl"
+
+
+def compare(
+    model: nn.Module,
+    calibration: Iterable[Any],
+    test: Iterable[Any],
+    output: str | Path = "comparison",
+    *,
+    networks: Mapping[str, nn.Module] | None = None,
+    methods: Iterable[str] | None = None,
+    timesteps: int = 64,
+    measure: str = "all",
+    calibration_images: int = 1000,
+    name: str | None = None,
+    data: str = "test data",
+    command: str = "",
+) -> Comparison:
+    """Convert a classifier with SpikingJelly's methods, others' and PASCAL, and see what each of them gives and costs.
+
+    All methods start from the same model and calibrate on the same images. Into ``output`` go ``rows.jsonl``, with all
+    that was measured, and a page, figures, a CSV file and Markdown tables made from it. What has a row is not measured
+    again: an interrupted comparison goes on where it was, and more methods may be added later.
+
+    Args:
+        model: with ReLU activations, images [N, ...] -> logits [N, classes], on a CPU or a GPU; it is copied.
+        calibration: batches of images, or (images, labels); labels are not looked at.
+        test: batches (images, labels [N]) in an order that stays the same; it is read more than once.
+        output: a folder; one for each model and data.
+        networks: name -> the model with QCFS activations, fine-tuned, for the methods that start from one: PASCAL, and
+            rate coding with IF neurons, SRP and COS.
+        methods: names in :data:`pascal_ext.comparison.methods.METHODS`; all where None.
+        timesteps: T of rate coding, which is read out after every step up to it.
+        measure: ``"accuracy"``, ``"costs"`` (operations, energy, time, memory) or ``"all"``.
+        calibration_images: how many of the first images of ``calibration`` are used, in whole batches.
+        name, data: what tables and figures call the model (its class) and the data.
+        command: that makes the rows again, for the page.
+
+    Returns:
+        Curves of all methods; a method that refuses the model is in ``refused``, with its reason.
+
+    Raises:
+        InvalidArgumentError: the model is no classifier of single images or has QCFS activations, one of ``networks``
+            has others, the test data are others each time, ``output`` is about something else, an argument is unknown
+            or out of range, or no method could be measured.
+        CalibrationError: a loader has no images.
+        TracingError: one of ``networks`` cannot be traced.
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    for package in ("matplotlib", "jinja2"):
+        require(package, extra="report")
+    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
+        raise InvalidArgumentError(f"timesteps must be a whole number of at least 1, got {timesteps!r}")
+    if measure not in list(Measure):
+        raise InvalidArgumentError(f"measure={measure!r} is unknown; choose one of {[str(kind) for kind in Measure]}")
+    chosen = [find(method) for method in dict.fromkeys(METHODS if methods is None else methods)]
+    made = given.workload(
+        model,
+        calibration,
+        test,
+        name=name or type(model).__name__,
+        title=data,
+        networks=networks or {},
+        timesteps=timesteps,
+        calibration_images=calibration_images,
+    )
+    path = Path(output) / ROWS
+    about = {(row["suite"], row["model"], row["data"]) for row in rows.read(path)}
+    if not about <= {(made.suite, made.model, made.title)}:
+        raise InvalidArgumentError(f"{str(path)!r} is about another model, other data or names; give a new folder")
+    with in_float32(made.device):
+        runner.run(
+            made,
+            [method for method in chosen if made.networks or not method.needs_qcfs],
+            path,
+            commands={method.name: command for method in chosen},
+            environment=rows.environment(),
+            measure=Measure(measure),
+        )
+    (comparison,) = page.write(rows.read(path), Path(output))
+    return comparison

@@ -1,0 +1,141 @@
+"""The workload of a model and loaders that someone gives, as against those of a benchmark's suites."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pascal_ext.activations import qcfs_layers, relu_layers
+from pascal_ext.comparison.conversions import Batches
+from pascal_ext.comparison.workload import Workload, checked, digest
+from pascal_ext.data import batches, device_of
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.tracing import trace
+
+SHARD = 500  # images that one row is about, at least
+
+
+def workload(
+    model: nn.Module,
+    calibration: Iterable[Any],
+    test: Iterable[Any],
+    *,
+    name: str,
+    title: str,
+    networks: Mapping[str, nn.Module],
+    timesteps: int,
+    calibration_images: int,
+) -> Workload:
+    """What :func:`pascal_ext.comparison.compare.compare` measures; its arguments are described there.
+
+    Raises:
+        InvalidArgumentError, CalibrationError, TracingError: see there.
+    """
+    relu = copy.deepcopy(model).eval()
+    device = checked(device_of(relu).type)
+    if qcfs_layers(relu):
+        raise InvalidArgumentError("the model has QCFS activations: give its ReLU model, and this one in networks=")
+    calibrated = list(_up_to(_pairs(calibration, relu, "calibration"), calibration_images))
+    first = _first(test, relu)
+    identity = [("", images) for images, _ in calibrated] + [("", tensor) for tensor in first]
+    shards = Shards(test, relu)
+    return Workload(
+        suite=digest([*relu.state_dict().items(), *identity]),
+        model=name,
+        title=title,
+        relu=relu,
+        networks={key: _graph(key, network, first) for key, network in networks.items()},
+        calibration=calibrated,
+        timesteps=timesteps,
+        device=device,
+        shard_size=SHARD,
+        shards=None,
+        shard=shards,
+        sample=lambda: shards(0),
+    )
+
+
+class Shards:
+    """A loader's batches in groups of at least 500 images, in its order; one group is held at a time.
+
+    Args:
+        loader: batches (images, labels).
+        model: whose device they are moved to.
+    """
+
+    def __init__(self, loader: Iterable[Any], model: nn.Module) -> None:
+        self.loader, self.model = loader, model
+        self._group: Batches = []
+        self._start()
+
+    def __call__(self, index: int) -> Batches:
+        """The batches of group ``index``; none beyond the last."""
+        if index < self._next - 1:
+            self._start()
+        while self._next <= index:
+            self._group = list(_up_to(self._rest, SHARD))
+            self._next += 1
+        return self._group
+
+    def _start(self) -> None:
+        self._rest = _pairs(self.loader, self.model, "test")
+        self._next = 0
+
+
+def _pairs(loader: Iterable[Any], model: nn.Module, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels; of a calibration loader without labels, which nobody looks at, zeros."""
+    for batch in batches(loader, model):
+        images, labels = batch.args[0] if batch.args else None, batch.target
+        if batch.kwargs or len(batch.args) != 1 or not isinstance(images, Tensor):
+            raise InvalidArgumentError(f"the {what} loader must yield (images, labels), for a model of one input")
+        if what == "calibration":
+            labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
+            told = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise InvalidArgumentError(f"the {what} loader must yield (images [N, ...], labels [N]), got labels {told}")
+        yield images, labels
+
+
+def _up_to(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches until there are ``count`` images; the last batch is taken whole."""
+    found = 0
+    for pair in pairs:
+        yield pair
+        found += len(pair[1])
+        if found >= count:
+            return
+
+
+@torch.inference_mode()
+def _first(test: Iterable[Any], relu: nn.Module) -> tuple[Tensor, Tensor]:
+    """The first test batch, where methods will all see the same images, and ``relu`` classifies them."""
+    if isinstance(test, Iterator):
+        raise InvalidArgumentError("the test data can be read only once; give a DataLoader or a list of batches")
+    (images, labels), (again, _) = (next(_pairs(test, relu, "test")) for _ in range(2))
+    if not torch.equal(images, again):
+        raise InvalidArgumentError(
+            "the test loader gives other images each time; give one that does not shuffle, nor augment at random"
+        )
+    logits = relu(images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        told = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InvalidArgumentError(f"the model must give logits [N, classes] for images [N, ...], got {told}")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        given = f"{int(labels.min())} to {int(labels.max())}"
+        raise InvalidArgumentError(f"labels must be 0 to {logits.shape[1] - 1}, as the model has outputs; got {given}")
+    return images, labels
+
+
+def _graph(name: str, network: nn.Module, example: tuple[Tensor, Tensor]) -> fx.GraphModule:
+    """A copy of ``network`` as a graph."""
+    graph = trace(network, [example]).eval()
+    if relu_layers(graph) or not qcfs_layers(graph):
+        raise InvalidArgumentError(
+            f"network {name!r} must have QCFS activations and no others, as replace_activations makes it; "
+            f"it has {len(qcfs_layers(graph))}, and {list(relu_layers(graph)) or 'no'} others"
+        )
+    return graph

@@ -1,0 +1,175 @@
+"""The comparison on a model of one's own: what is measured is true, nothing is lost, and bad input is told."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pascal_ext
+from pascal_ext.comparison import given, rows
+from pascal_ext.errors import CalibrationError, InvalidArgumentError
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()]
+    nn.init.constant_(layers[0].bias, 0.5)  # so that no channel is dead
+    return nn.Sequential(*layers, nn.Linear(96, 12), nn.ReLU(), nn.Linear(12, 5))
+
+
+@pytest.fixture
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(90, 1, 8, 8, generator=generator), torch.randint(5, (90,), generator=generator)
+    return list(zip(images.split(40), labels.split(40), strict=True))
+
+
+def accuracy(model: nn.Module, batches: Batches) -> float:
+    with torch.no_grad():
+        right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return 100 * right / sum(len(labels) for _, labels in batches)
+
+
+def test_what_is_measured_is_what_the_networks_do(model: nn.Module, batches: Batches, tmp_path: Path) -> None:
+    before = copy.deepcopy(model.state_dict())
+    tuned = pascal_ext.calibrate(pascal_ext.replace_activations(model.eval(), 4), batches)
+    model.train()
+    found = pascal_ext.compare(
+        model,
+        batches,
+        batches,
+        tmp_path,
+        networks={"mine": tuned},
+        methods=["sj-99.9", "qcfs-if", "pascal-free-8", "pascal-plan-4", "pascal-adjusted-4", "pascal"],
+        timesteps=8,
+        data="noise",
+    )
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (found.model, found.data, found.refused) == ("Sequential", "noise", {})
+    assert found.ann_accuracy == accuracy(model.eval(), batches)
+    curves = {curve.method.name: curve for curve in found.curves}
+    assert len(curves) == 6
+    for name, curve in curves.items():
+        assert curve.images == 90
+        assert len(curve.points) == (1 if curve.method.family == "pascal" else 8)
+        if name.startswith("pascal"):
+            assert curve.points[0].mismatched == 0
+            assert curve.points[0].accuracy == curve.source_accuracy
+    assert curves["pascal"].points[0].accuracy == accuracy(tuned.eval(), batches)
+    free = pascal_ext.convert(model, batches, 8, calibration={"correct": "bias", "per_channel": "auto"})
+    assert curves["pascal-free-8"].points[0].accuracy == accuracy(free, batches)
+    assert curves["pascal-plan-4"].points[0].timesteps <= 4
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"rows.jsonl", "report.html", "points.csv", "tables.md", "sequential-noise-steps.svg"} <= names
+
+
+def test_methods_can_be_added_later_and_nothing_is_measured_twice(
+    model: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    first = pascal_ext.compare(model, batches, batches, tmp_path, methods=["pascal-free-4"], measure="accuracy")
+    assert [curve.points[0].joules for curve in first.curves] == [None]
+    written = rows.read(tmp_path / "rows.jsonl")
+    both = ["pascal-free-4", "sj-max"]
+    second = pascal_ext.compare(model, batches, batches, tmp_path, methods=both, timesteps=4, measure="accuracy")
+    assert {curve.method.name for curve in second.curves} == set(both)
+    assert rows.read(tmp_path / "rows.jsonl")[: len(written)] == written
+    assert len(rows.read(tmp_path / "rows.jsonl")) == len(written) + 1
+
+
+def test_a_method_that_refuses_the_model_is_told_and_the_others_go_on(
+    model: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    class Branching(nn.Module):  # SpikingJelly's tracer stops at it
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x if x.shape[1] == 1 else x.mean(1, keepdim=True))
+
+    found = pascal_ext.compare(
+        Branching(), batches, batches, tmp_path, methods=["sj-max", "pascal-free-4"], timesteps=2, measure="accuracy"
+    )
+    assert [curve.method.name for curve in found.curves] == ["pascal-free-4"]
+    assert list(found.refused) == ["SpikingJelly, max"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Left out: SpikingJelly, max" in page
+
+
+def test_shards_are_all_batches_once_and_in_order(model: nn.Module) -> None:
+    images = torch.arange(1300.0).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    loader = DataLoader(TensorDataset(images, torch.zeros(1300, dtype=torch.int64)), 96)
+    shards = given.Shards(loader, model)
+    cut = [shards(index) for index in range(4)]
+    assert [sum(len(labels) for _, labels in shard) for shard in cut] == [576, 576, 148, 0]
+    assert torch.equal(torch.cat([part for shard in cut for part, _ in shard]), images)
+    again = shards(1)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(again, cut[1], strict=True))
+
+
+def test_labels_of_calibration_images_are_not_looked_at(model: nn.Module, batches: Batches, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"methods": ["sj-99.9", "pascal-free-4"], "timesteps": 4, "measure": "accuracy"}
+    with_labels = pascal_ext.compare(model, batches, batches, tmp_path / "a", **options)
+    without = pascal_ext.compare(model, [images for images, _ in batches], batches, tmp_path / "b", **options)
+    assert [curve.points for curve in without.curves] == [curve.points for curve in with_labels.curves]
+
+
+def test_mistakes_are_told(model: nn.Module, batches: Batches, tmp_path: Path) -> None:
+    images, labels = batches[0]
+    shuffled = DataLoader(TensorDataset(images, labels), 8, shuffle=True)
+
+    def run(**changed: Any) -> None:
+        arguments = {"model": model, "calibration": batches, "test": batches, "methods": ["pascal-free-4"]} | changed
+        pascal_ext.compare(**{"output": tmp_path / "out", "measure": "accuracy", **arguments})
+
+    for changed, message in (
+        ({"methods": ["magic"]}, "there is no method 'magic'"),
+        ({"timesteps": 0}, "timesteps must be a whole number of at least 1, got 0"),
+        ({"measure": "speed"}, "measure='speed' is unknown"),
+        ({"test": iter(batches)}, "can be read only once"),
+        ({"test": shuffled}, "gives other images each time"),
+        ({"test": [images]}, r"must yield \(images \[N, ...\], labels \[N\]\), got labels NoneType"),
+        ({"test": [(images, labels + 3)]}, "labels must be 0 to 4"),
+        ({"test": [(images, F.one_hot(labels))]}, "got labels torch.int64"),
+        ({"model": model[:3]}, r"logits \[N, classes\]"),
+        ({"model": pascal_ext.replace_activations(model)}, "give its ReLU model"),
+        ({"networks": {"mine": model}}, r"network 'mine' must have QCFS activations and no others.*'2', '6'"),
+        ({"test": [((images, images), labels)]}, "2 inputs, which are not the arguments of forward"),
+    ):
+        with pytest.raises((InvalidArgumentError, CalibrationError), match=message):
+            run(**changed)
+    for empty in ({"calibration": []}, {"test": []}):
+        with pytest.raises(CalibrationError, match="empty"):
+            run(**empty)
+    assert not (tmp_path / "out").exists()
+    run()
+    kept = (tmp_path / "out" / "rows.jsonl").read_bytes()
+    for other in ({"data": "others"}, {"calibration": batches[1:]}, {"model": model[:-1]}):
+        with pytest.raises(InvalidArgumentError, match="is about another model, other data or names"):
+            run(**other)
+    assert (tmp_path / "out" / "rows.jsonl").read_bytes() == kept
+
+
+def test_where_every_method_refuses_there_is_nothing_to_report(batches: Batches, tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :5].relu().sort(1).values  # order is no linear operation
+
+    with pytest.raises(InvalidArgumentError, match="no rows"):
+        pascal_ext.compare(Odd(), batches, batches, tmp_path, methods=["pascal-free-4"], measure="accuracy")
+    (row,) = rows.read(tmp_path / "rows.jsonl")
+    assert "refused" in row
