@@ -24,7 +24,10 @@ WAY_OUT = (
 
 
 class Unread:
-    """Stands for an object whose class torch does not know to be harmless: no code of the class runs."""
+    """Stands for an object of a class (or from a function) that torch does not know to be harmless, without running it.
+
+    Its subclasses have the dotted names of what they stand for.
+    """
 
     def __new__(cls, *_: Any, **__: Any) -> Unread:
         return super().__new__(cls)
@@ -82,7 +85,7 @@ def read_checkpoint(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with safe_globals([_stand_in(name) for name in _unknown_classes(path)]):
+        with safe_globals([(type(name, (Unread,), {}), name) for name in _unknown(path)]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # without its text: torch's advice is to run whatever code is in the file
         raise InvalidArgumentError(
@@ -92,17 +95,12 @@ def read_checkpoint(path: Path) -> Any:
         ) from None
 
 
-def _unknown_classes(path: Path) -> list[str]:
+def _unknown(path: Path) -> list[str]:
+    """The names of classes and functions in the file that torch does not know to be harmless."""
     try:
         return get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # a file of torch before 1.6 does not say, and is read if it holds nothing but plain values
         return []
-
-
-def _stand_in(name: str) -> Callable[..., Unread]:
-    """:class:`Unread` under the name of a class or function."""
-    module, _, qualname = name.rpartition(".")
-    return type(qualname, (Unread,), {"__module__": module, "__qualname__": qualname})
 
 
 def _state_dicts(found: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
@@ -147,15 +145,11 @@ def _renamed(state: Mapping[str, Any], rename: Callable[[str], str]) -> Mapping[
 def _instead(found: Any, path: Path) -> str:
     """What a file without a state dict holds, and the way out where that is one model."""
     if isinstance(found, Unread):
-        return f" but a {_kind(found)}{WAY_OUT.format(str(path), '')}"
+        return f" but a {type(found).__name__}{WAY_OUT.format(str(path), '')}"
     if not isinstance(found, Mapping):
-        return f" but a {_kind(found)}"
-    shown = [f"{key!r}: {_kind(value)}" for key, value in found.items()]
+        return f" but a {type(found).__name__}"
+    shown = [f"{key!r}: {type(value).__name__}" for key, value in found.items()]
     shown[SHOWN:] = ["..."] * (len(shown) > SHOWN)
     unread = [key for key, value in found.items() if isinstance(value, Unread)]
     hint = WAY_OUT.format(str(path), f"[{unread[0]!r}]") if len(unread) == 1 else ""
     return f", names and torch.Tensors, only {{{', '.join(shown)}}}{hint}"
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}" if isinstance(value, Unread) else type(value).__name__

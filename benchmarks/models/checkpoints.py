@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import fx, nn
 
-from benchmarks.models import build
+from benchmarks.models import build, pretrained
 from pascal_ext.activations import qcfs_layers, replace_activations, set_levels
 from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError, PlanError
@@ -17,11 +17,14 @@ from pascal_ext.state_dict import read_checkpoint, read_state_dict
 
 
 def load_relu(name: str, classes: int, path: Path) -> nn.Module:
-    """The network ``name`` in evaluation mode, with the weights in ``path``.
+    """The network ``name`` in evaluation mode, with the weights in ``path``, or torchvision's of that name.
 
     Raises:
-        InvalidArgumentError: there is no such network, or the weights are not for it.
+        InvalidArgumentError: there is no such network, or the weights are not for it, or torchvision's cannot be had.
     """
+    named = pretrained.find(name, path)
+    if named is not None:
+        return pretrained.load(name, classes, named).eval()
     model = build(name, classes)
     try:
         model.load_state_dict(read_state_dict(path, model))
