@@ -10,7 +10,14 @@ from torch import nn
 
 from benchmarks import torchvision_cpu
 from benchmarks.models.cifar_resnet import resnet20, resnet56
-from benchmarks.models.published import resnet18, resnet20_projection, vgg16
+from benchmarks.models.published import (
+    resnet18,
+    resnet20_projection,
+    resnet34,
+    vgg16,
+    vgg16_imagenet,
+    vgg16_plain_imagenet,
+)
 from pascal_ext.errors import InvalidArgumentError
 
 M = TypeVar("M", bound=nn.Module)
@@ -20,7 +27,10 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "resnet56": resnet56,
     "resnet20-projection": resnet20_projection,
     "resnet18": resnet18,
+    "resnet34": resnet34,
     "vgg16": vgg16,
+    "vgg16-imagenet": vgg16_imagenet,
+    "vgg16-plain-imagenet": vgg16_plain_imagenet,
 }
 
 

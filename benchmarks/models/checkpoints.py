@@ -59,8 +59,9 @@ def load_qcfs(path: Path) -> fx.GraphModule:
 def load_published(name: str, classes: int, path: Path, levels: int | Sequence[int] | LevelPlan) -> fx.GraphModule:
     """A QCFS network from a checkpoint of the QCFS or PASCAL repositories, as it is, in evaluation mode.
 
-    Those have thresholds of shape [1], called ``thresh``, or ``up`` in older files, where the activation after an
-    addition was called ``relu``. Some are negative; they stay so. Levels are not in the file.
+    Those have thresholds of shape [1] (one for each channel, [1, C, 1, 1], is understood too), called ``thresh``, or
+    ``up`` in older files, where the activation after an addition was called ``relu``. Some are negative; they stay so.
+    Levels are not in the file.
 
     Args:
         name: of one of the networks in :mod:`benchmarks.models.published`.
@@ -80,7 +81,7 @@ def load_published(name: str, classes: int, path: Path, levels: int | Sequence[i
         levels = LevelPlan(dict(zip(layers, levels, strict=True)))
     set_levels(model, levels)
     state = {published_name(key): value for key, value in read_state_dict(path, model).items()}
-    state = {key: value.reshape(()) if key.endswith(".threshold") else value for key, value in state.items()}
+    state = {key: value.squeeze() if key.endswith(".threshold") else value for key, value in state.items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
