@@ -23,6 +23,7 @@ from benchmarks import rows
 from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
+from benchmarks.models.pretrained import as_trained
 from pascal_ext import convert, reconstruct
 
 RESULTS = rows.RESULTS / "calibration.jsonl"
@@ -39,7 +40,7 @@ RECONSTRUCTED = "reconstructed"
 
 def main(
     data: Annotated[Path, typer.Option(help="ImageFolder tree with train/ and test/, or torchvision's CIFAR folder")],
-    weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
+    weights: Annotated[Path, typer.Option(help="ReLU weights of the model, or IMAGENET1K_V1 ... of torchvision")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
     levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [4, 8, 16, 32],
@@ -52,8 +53,9 @@ def main(
 ) -> None:
     """Convert at each number of levels in each way, measure the accuracy, append a row, and print the table."""
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = draw_batches(source, data, "train", calibration, batch_size)
-    test = draw_batches(source, data, "test", images, batch_size)
+    images_of = as_trained(SOURCES[source], model, weights)
+    train = draw_batches(images_of, data, "train", calibration, batch_size)
+    test = draw_batches(images_of, data, "test", images, batch_size)
     done = rows.read(output)
     relu: float | None = None
     for count in levels:

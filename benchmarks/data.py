@@ -29,8 +29,10 @@ class Source:
         classes: number of classes.
         mean, std: per channel, of values in [0, 1].
         pad: pixels that training images are padded by before they are cropped at random; None for images of many sizes,
-            which are read from disk and cropped to 224×224.
+            which are read from disk and cropped there.
         torchvision: name of the class in ``torchvision.datasets`` that reads the original files, where there is one.
+        resize, crop, interpolation: of images from disk: pixels of the shorter side, and of the square cut from the
+            middle, or in training at random.
     """
 
     title: str
@@ -39,6 +41,9 @@ class Source:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     pad: int | None = 4
     torchvision: str | None = None
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] -> float32: ``(images / 255 - mean) / std``."""
@@ -112,7 +117,7 @@ def read(source: Source, root: Path, split: str, *, limit: int | None = None) ->
     tree.samples = tree.imgs = [tree.samples[index] for index in chosen]
     tree.targets = [tree.targets[index] for index in chosen]
     if source.pad is None:
-        tree.transform = _disk_transform(split)
+        tree.transform = _disk_transform(source, split)
         return tree
     return _decoded(tree)
 
@@ -177,13 +182,15 @@ def _decoded(tree: Any) -> InMemory:
     return InMemory(images, torch.tensor(tree.targets))
 
 
-def _disk_transform(split: str) -> Callable[[Any], Tensor]:
+def _disk_transform(source: Source, split: str) -> Callable[[Any], Tensor]:
     """The usual crops of ImageNet: random in training, the centre otherwise."""
     transforms = torchvision_cpu.load().transforms
+    interpolation = transforms.InterpolationMode(source.interpolation)
     if split == "train":
-        crop = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
+        resized = transforms.RandomResizedCrop(source.crop, interpolation=interpolation)
+        crop = [resized, transforms.RandomHorizontalFlip()]
     else:
-        crop = [transforms.Resize(256), transforms.CenterCrop(224)]
+        crop = [transforms.Resize(source.resize, interpolation), transforms.CenterCrop(source.crop)]
     composed: Callable[[Any], Tensor] = transforms.Compose([*crop, _pil_to_tensor()])
     return composed
 

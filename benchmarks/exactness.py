@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import rows
-from benchmarks.data import SOURCES, length, read
+from benchmarks.data import SOURCES, Source, length, read
 from benchmarks.models.checkpoints import load_relu
+from benchmarks.models.pretrained import as_trained
 from pascal_ext import SpikingNetwork, convert, verify
 from pascal_ext.data import split_batch
 
@@ -29,7 +30,7 @@ RESULTS = rows.RESULTS / "exactness.jsonl"
 
 def main(
     data: Annotated[Path, typer.Option(help="ImageFolder tree with train/ and test/, or torchvision's CIFAR folder")],
-    weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
+    weights: Annotated[Path, typer.Option(help="ReLU weights of the model, or IMAGENET1K_V1 ... of torchvision")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
     levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [8, 16, 32],
@@ -41,8 +42,9 @@ def main(
 ) -> None:
     """Convert at each number of levels and execution, verify, append a row, and print the table."""
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = draw_batches(source, data, "train", calibration, batch_size)
-    test = draw_batches(source, data, "test", images, batch_size)
+    images_of = as_trained(SOURCES[source], model, weights)
+    train = draw_batches(images_of, data, "train", calibration, batch_size)
+    test = draw_batches(images_of, data, "test", images, batch_size)
     done = rows.read(output)
     for count in levels:
         snn: SpikingNetwork | None = None
@@ -109,14 +111,16 @@ def show(done: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def draw_batches(source: str, data: Path, split: str, count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def draw_batches(
+    source: Source, data: Path, split: str, count: int, size: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``count`` images drawn at random with seed 0, normalised."""
-    dataset = read(SOURCES[source], data, split)
+    dataset = read(source, data, split)
     order = torch.randperm(length(dataset), generator=torch.Generator().manual_seed(0))[:count]
     batches = []
     for start in range(0, count, size):
         pairs = [dataset[int(index)] for index in order[start : start + size]]
-        images = SOURCES[source].normalise(torch.stack([image for image, _ in pairs]))
+        images = source.normalise(torch.stack([image for image, _ in pairs]))
         batches.append((images, torch.as_tensor([int(label) for _, label in pairs])))
     return batches
 

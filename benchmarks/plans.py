@@ -25,6 +25,7 @@ from benchmarks import rows
 from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
+from benchmarks.models.pretrained import as_trained
 from pascal_ext import LevelPlan, calibrate, pareto, replace_activations
 from pascal_ext.activations import qcfs_layers
 
@@ -35,7 +36,7 @@ CORRECTIONS = {"none": {}, "bias": {"correct": "bias", "per_channel": "auto"}}
 
 def main(
     data: Annotated[Path, typer.Option(help="ImageFolder tree with train/ and test/, or torchvision's CIFAR folder")],
-    weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
+    weights: Annotated[Path, typer.Option(help="ReLU weights of the model, or IMAGENET1K_V1 ... of torchvision")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
     strategy: Annotated[list[str], typer.Option(help="may be repeated")] = list(STRATEGIES),
@@ -49,8 +50,9 @@ def main(
 ) -> None:
     """Plan, calibrate and evaluate each case, append a row, and print the table."""
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = draw_batches(source, data, "train", calibration, batch_size)
-    test = cache(lambda: draw_batches(source, data, "test", images, batch_size))
+    images_of = as_trained(SOURCES[source], model, weights)
+    train = draw_batches(images_of, data, "train", calibration, batch_size)
+    test = cache(lambda: draw_batches(images_of, data, "test", images, batch_size))
     front = cache(lambda planner: pareto(ann, train[: -(-measured // batch_size)], planner))
     accuracy_relu = cache(lambda: round(accuracy(ann, test()), 2))
     done = rows.read(output)

@@ -161,7 +161,9 @@ def main(
     root: Annotated[Path, typer.Option("--data", help="Folder of the images.", file_okay=False, exists=True)],
     dataset: Annotated[str, typer.Option(help=f"One of {', '.join(data.SOURCES)}.")] = "cifar10-jpeg",
     model: Annotated[str, typer.Option(help="resnet20, resnet56 or torchvision.NAME.")] = "resnet20",
-    weights: Annotated[Path | None, typer.Option(help="ReLU checkpoint to start from.", dir_okay=False)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="ReLU checkpoint to start from, or IMAGENET1K_V1 ... of torchvision.")
+    ] = None,
     start: Annotated[
         Path | None, typer.Option(help="A model.pt to go on from, levels changed.", dir_okay=False)
     ] = None,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import pascal_ext
 from benchmarks import data
 from benchmarks.finetuning import Recipe
+from benchmarks.models import pretrained
 from benchmarks.models.checkpoints import load_qcfs, load_relu
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import device_of
@@ -32,7 +33,8 @@ class Run:
         dataset: name in :data:`benchmarks.data.SOURCES`.
         model: see :func:`benchmarks.models.build`.
         levels: the number of levels of every layer, or a plan's JSON file; ``"relu"``: activations stay as they are.
-        weights: a ReLU checkpoint to start from, and the teacher; from scratch where there is none.
+        weights: a ReLU checkpoint, or the name of torchvision's weights, to start from, and the teacher; from scratch
+            where there is none.
         start: a QCFS network that this benchmark has trained, to go on from.
         teacher: another ReLU network to distil from, ``NAME=FILE``.
         per_channel: a threshold for each channel instead of one for each layer.
@@ -61,10 +63,11 @@ class Run:
     mean_levels: float
 
     def source(self) -> data.Source:
-        """What the data set is like."""
+        """What the data set is like, its images prepared as for torchvision's weights where these are named."""
         if self.dataset not in data.SOURCES:
             raise InvalidArgumentError(f"no data set {self.dataset!r}; choose one of {list(data.SOURCES)}")
-        return data.SOURCES[self.dataset]
+        weights = None if self.weights is None else Path(self.weights)
+        return pretrained.as_trained(data.SOURCES[self.dataset], self.model, weights)
 
     def find_teacher(self, relu: nn.Module) -> nn.Module | None:
         """The ReLU network to distil from: ``relu``, unless the run names another one."""

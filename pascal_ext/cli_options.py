@@ -17,7 +17,10 @@ ModelArgument = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="package.module:factory, a callable without arguments that gives the model."),
 ]
-WeightsOption = Annotated[Path | None, typer.Option(help="Its state dict, .pt or .safetensors.", dir_okay=False)]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(help="Its state dict, or a checkpoint that holds it, .pt or .safetensors.", dir_okay=False),
+]
 QcfsOption = Annotated[
     str | None,
     typer.Option(help="The weights are those of replace_activations(MODEL): its levels, or the JSON file of its plan."),

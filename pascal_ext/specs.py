@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from pascal_ext.activations import replace_activations
@@ -16,6 +15,7 @@ from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.image_tree import ImageTree
 from pascal_ext.plan import LevelPlan, check_levels
+from pascal_ext.state_dict import read_state_dict
 
 
 def import_object(spec: str) -> Any:
@@ -45,7 +45,7 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
 
     Args:
         spec: ``"package.module:name"`` of a callable without arguments that returns the model, or of a model.
-        weights: a state dict, ``.pt`` (read without running code from it) or ``.safetensors``.
+        weights: a checkpoint with its state dict, see :func:`~pascal_ext.state_dict.read_state_dict`.
         qcfs: where the weights are those of ``replace_activations(model, levels)``: its levels, or a plan's file.
 
     Raises:
@@ -61,7 +61,7 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
             raise InvalidArgumentError(f"a trained QCFS model has its levels: give a number or a plan, not {levels!r}")
         model = replace_activations(model, levels)
     if weights is not None:
-        state = _read_weights(weights)
+        state = read_state_dict(weights, model)
         if isinstance(model, fx.GraphModule):
             restore_bias_currents(model, state)
         try:
@@ -77,27 +77,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}, path)
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InvalidArgumentError(f"there is no file of weights {str(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # without its text: torch's advice is to run whatever code is in the file
-        raise InvalidArgumentError(
-            f"cannot read the weights {str(path)!r} ({type(error).__name__}): expected a state dict, tensors by name "
-            "and nothing else, as torch.save(model.state_dict(), ...) writes it; no code is run to read a whole model"
-        ) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict):
-        raise InvalidArgumentError(f"{str(path)!r} holds a {type(state).__name__}, not a state dict")
-    return state
 
 
 def parse_levels(text: str) -> int | str | LevelPlan:

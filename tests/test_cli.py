@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -113,7 +114,8 @@ def test_a_trained_qcfs_model_with_a_plan(project: Path) -> None:
     )
     save_file(trained.state_dict(), "trained.safetensors")
     torch.save({"state_dict": trained.state_dict()}, "trained.pt")
-    for weights in ("trained.safetensors", "trained.pt"):
+    torch.save({"net": nn.DataParallel(trained).state_dict(), "acc": np.float64(95.1)}, "script.pt")
+    for weights in ("trained.safetensors", "trained.pt", "script.pt"):
         arguments = ("--weights", weights, "--qcfs", "plan.json", "--output", "snn.safetensors")
         assert run("convert", "its_own:model", *arguments) == 0
         assert pascal_ext.load("snn.safetensors").plan == plan
@@ -241,6 +243,13 @@ def test_weights_of_another_model_are_refused(project: Path) -> None:
     torch.save(state, "trained.pt")
     with pytest.raises(InvalidArgumentError, match="is --qcfs missing"):
         specs.load_model("its_own:model", project / "trained.pt")
+
+
+def test_whole_models_are_refused_with_the_way_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": own_model()}, "whole.pt")
+    assert run("convert", "its_own:model", "--weights", "whole.pt", "--output", "snn.safetensors") == 2
+    error = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "torch.save(torch.load('whole.pt', weights_only=False)['model'].state_dict(), 'weights.pt')" in error
 
 
 def test_reports_need_what_they_compare_with(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

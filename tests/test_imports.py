@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. A module imports from lower layers, and from its own as long as there is no circle.
 LAYERS = (
     {"cost_model", "errors", "observers", "plan", "extras"},
-    {"data", "distributed", "histogram", "image_tree", "operations", "ops"},
+    {"data", "distributed", "histogram", "image_tree", "operations", "ops", "state_dict"},
     {"branches", "functional", "kinds", "outputs"},
     {"neuron", "qcfs"},
     {

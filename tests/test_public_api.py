@@ -12,8 +12,8 @@ import pascal_ext
 
 PUBLIC = {
     "QCFS", "LevelPlan", "PascIF", "SpikingNetwork", "adapters", "al_metric", "allocate", "calibrate", "compare",
-    "convert", "energy", "errors", "functional", "load", "pareto", "reconstruct", "register", "replace_activations", "save",
-    "set_levels", "unregister", "verify",
+    "convert", "energy", "errors", "functional", "load", "pareto", "reconstruct", "register", "replace_activations",
+    "save", "set_levels", "unregister", "verify",
 }  # fmt: skip
 
 

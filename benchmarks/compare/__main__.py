@@ -33,7 +33,9 @@ app.callback()(lambda: None)  # or else typer makes a single command the program
 def run(
     suite: Annotated[str, typer.Argument(help=f"One of {', '.join(SUITES)}.")],
     root: Annotated[Path | None, typer.Option("--data", help="Folder of the images; not for digits.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="ReLU weights of the model; not for digits.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="ReLU weights of the model, a file or a name of torchvision; not for digits.")
+    ] = None,
     model: Annotated[str, typer.Option(help="See benchmarks.models; the suite's own where left out.")] = "",
     checkpoint: Annotated[
         list[str] | None,

@@ -18,6 +18,7 @@ from benchmarks.compare.suites import Suite
 from benchmarks.models import M, in_format
 from benchmarks.models.checkpoints import load_published, load_qcfs, load_relu
 from benchmarks.models.cifar_resnet import Shortcut
+from benchmarks.models.pretrained import as_trained
 from pascal_ext.comparison.conversions import Batches
 from pascal_ext.comparison.timing import Device
 from pascal_ext.comparison.workload import Workload
@@ -114,7 +115,7 @@ def images(
     Raises:
         InvalidArgumentError: images or weights are not there or do not fit.
     """
-    source = data.SOURCES[suite.dataset]
+    source = as_trained(data.SOURCES[suite.dataset], suite.model, weights)
     on_cpu = layout.device == Device.CPU
     relu = with_plain_shortcuts(load_relu(suite.model, source.classes, weights)).to(layout.device)
     networks = {key: found.load(suite.model, source.classes).to(layout.device) for key, found in checkpoints.items()}

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from benchmarks.models import build
+from benchmarks.models import build, pretrained
 from pascal_ext.activations import qcfs_layers, replace_activations, set_levels
 from pascal_ext.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan
-
-NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep their state dict
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: bare, or nested under one of :data:`NESTED`; ``module.`` is stripped.
-
-    Raises:
-        InvalidArgumentError: the file is not there, or holds no state dict.
-    """
-    found = _read(path)
-    for key in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-            break
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InvalidArgumentError(f"{str(path)!r} holds no state dict, neither bare nor under one of {list(NESTED)}")
-    return {str(name).removeprefix("module."): value for name, value in found.items()}
+from pascal_ext.state_dict import read_checkpoint, read_state_dict
 
 
 def load_relu(name: str, classes: int, path: Path) -> nn.Module:
-    """The network ``name`` in evaluation mode, with the weights in ``path``.
+    """The network ``name`` in evaluation mode, with the weights in ``path``, or torchvision's of that name.
 
     Raises:
-        InvalidArgumentError: there is no such network, or the weights are not for it.
+        InvalidArgumentError: there is no such network, or the weights are not for it, or torchvision's cannot be had.
     """
+    named = pretrained.find(name, path)
+    if named is not None:
+        return pretrained.load(name, classes, named).eval()
     model = build(name, classes)
     try:
-        model.load_state_dict(read_state_dict(path))
+        model.load_state_dict(read_state_dict(path, model))
     except RuntimeError as error:
         raise InvalidArgumentError(f"{str(path)!r} does not hold weights of {name}: {error}") from None
     return model.eval()
@@ -62,7 +47,7 @@ def load_qcfs(path: Path) -> fx.GraphModule:
     Raises:
         InvalidArgumentError: the file is not there, or holds something else.
     """
-    found = _read(path)
+    found = read_checkpoint(path)
     if not isinstance(found, Mapping) or not {"name", "classes", "levels", "state_dict"} <= found.keys():
         raise InvalidArgumentError(f"{str(path)!r} holds no QCFS network; benchmarks.train writes such files")
     model = replace_activations(build(found["name"], found["classes"]), LevelPlan(found["levels"]))
@@ -74,8 +59,9 @@ def load_qcfs(path: Path) -> fx.GraphModule:
 def load_published(name: str, classes: int, path: Path, levels: int | Sequence[int] | LevelPlan) -> fx.GraphModule:
     """A QCFS network from a checkpoint of the QCFS or PASCAL repositories, as it is, in evaluation mode.
 
-    Those have thresholds of shape [1], called ``thresh``, or ``up`` in older files, where the activation after an
-    addition was called ``relu``. Some are negative; they stay so. Levels are not in the file.
+    Those have thresholds of shape [1] (one for each channel, [1, C, 1, 1], is understood too), called ``thresh``, or
+    ``up`` in older files, where the activation after an addition was called ``relu``. Some are negative; they stay so.
+    Levels are not in the file.
 
     Args:
         name: of one of the networks in :mod:`benchmarks.models.published`.
@@ -94,8 +80,8 @@ def load_published(name: str, classes: int, path: Path, levels: int | Sequence[i
             raise PlanError(f"{len(levels)} levels for the {len(layers)} activations of {name}")
         levels = LevelPlan(dict(zip(layers, levels, strict=True)))
     set_levels(model, levels)
-    state = {published_name(key): value for key, value in read_state_dict(path).items()}
-    state = {key: value.reshape(()) if key.endswith(".threshold") else value for key, value in state.items()}
+    state = {published_name(key): value for key, value in read_state_dict(path, model).items()}
+    state = {key: value.squeeze() if key.endswith(".threshold") else value for key, value in state.items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -110,10 +96,3 @@ def published_name(key: str) -> str:
         return key
     parent, _, last = layer.rpartition(".")
     return f"{parent}.act.threshold" if last == "relu" else f"{layer}.threshold"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InvalidArgumentError(f"cannot read {str(path)!r}: {error}") from None

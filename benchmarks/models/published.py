@@ -1,7 +1,10 @@
-"""The networks of the QCFS and PASCAL repositories for 32×32 images, under the names that their checkpoints use.
+"""The networks of the QCFS and PASCAL repositories, under the names that their checkpoints use.
 
-VGG-16, ResNet-18, and a ResNet-20 whose shortcuts are 1×1 convolutions (option B), as in putshua/ANN_SNN_QCFS and
-BrainSeek-Lab/PASCAL. The names of layers are theirs, so that state dicts fit; everything else is written anew.
+VGG-16, ResNet-18 and ResNet-34, and a ResNet-20 whose shortcuts are 1×1 convolutions (option B), as in
+putshua/ANN_SNN_QCFS and BrainSeek-Lab/PASCAL. The names of layers are theirs, so that state dicts fit; everything else
+is written anew. Their ResNets for ImageNet are those for 32×32 images: the stem does not shrink an image of 224×224
+either. Their VGG-16 for ImageNet has a wider first linear layer; one of them is without batch norms, and with maximum
+pooling.
 """
 
 from __future__ import annotations
@@ -14,26 +17,38 @@ VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
 
 
 class VGG(nn.Module):
-    """Five stages that each end in an average pooling by two, and three linear layers; [N, 3, 32, 32] -> [N, classes].
+    """Stages that each end in a pooling by two, and three linear layers; [N, 3, H, W] -> [N, classes].
 
     Args:
         stages: channels of the convolutions of each stage.
         hidden: width of the two hidden linear layers.
         classes: number of classes.
+        size: pixels that the stages leave of an image, in either direction: 1 of 32, 7 of 224.
+        plain: without batch norms, and with maximum instead of average pooling.
     """
 
-    def __init__(self, stages: Sequence[Sequence[int]] = VGG16, hidden: int = 4096, classes: int = 10) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Sequence[int]] = VGG16,
+        hidden: int = 4096,
+        classes: int = 10,
+        *,
+        size: int = 1,
+        plain: bool = False,
+    ) -> None:
         super().__init__()
         channels = 3
         for index, widths in enumerate(stages, 1):
             layers: list[nn.Module] = []
             for width in widths:
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.0)]
+                norm = [] if plain else [nn.BatchNorm2d(width)]
+                layers += [nn.Conv2d(channels, width, 3, padding=1), *norm, nn.ReLU(), nn.Dropout(0.0)]
                 channels = width
-            self.add_module(f"layer{index}", nn.Sequential(*layers, nn.AvgPool2d(2)))
+            layers.append(nn.MaxPool2d(2) if plain else nn.AvgPool2d(2))
+            self.add_module(f"layer{index}", nn.Sequential(*layers))
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            *(nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(0.0)),
+            *(nn.Linear(channels * size**2, hidden), nn.ReLU(), nn.Dropout(0.0)),
             *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.0)),
             nn.Linear(hidden, classes),
         )
@@ -65,17 +80,17 @@ class ProjectionResNet(nn.Module):
 
     Args:
         widths: channels of each stage; every stage but the first halves the image.
-        blocks: residual blocks in each stage.
+        blocks: number of residual blocks of each stage.
         classes: number of classes.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, classes: int = 10) -> None:
+    def __init__(self, widths: Sequence[int], blocks: Sequence[int], classes: int = 10) -> None:
         super().__init__()
         channels = widths[0]
         self.conv1 = nn.Sequential(*_convolution(3, channels, 3, 1), nn.ReLU())
-        for stage, width in enumerate(widths):
-            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            inputs = [channels] + [width] * (blocks - 1)
+        for stage, (width, number) in enumerate(zip(widths, blocks, strict=True)):
+            strides = [1 if stage == 0 else 2] + [1] * (number - 1)
+            inputs = [channels] + [width] * (number - 1)
             made = [ProjectionBlock(old, width, stride) for old, stride in zip(inputs, strides, strict=True)]
             self.add_module(f"conv{stage + 2}_x", nn.Sequential(*made))
             channels = width
@@ -95,15 +110,30 @@ def _convolution(channels: int, out_channels: int, size: int, stride: int) -> tu
 
 
 def vgg16(classes: int = 10) -> VGG:
-    """15 activations, 34 million parameters."""
+    """For 32×32 images: 15 activations, 34 million parameters."""
     return VGG(classes=classes)
+
+
+def vgg16_imagenet(classes: int = 1000) -> VGG:
+    """For 224×224 images: 15 activations, 138 million parameters."""
+    return VGG(classes=classes, size=7)
+
+
+def vgg16_plain_imagenet(classes: int = 1000) -> VGG:
+    """For 224×224 images, without batch norms: 15 activations, 138 million parameters."""
+    return VGG(classes=classes, size=7, plain=True)
 
 
 def resnet18(classes: int = 10) -> ProjectionResNet:
     """17 activations, 11 million parameters."""
-    return ProjectionResNet((64, 128, 256, 512), 2, classes)
+    return ProjectionResNet((64, 128, 256, 512), (2, 2, 2, 2), classes)
+
+
+def resnet34(classes: int = 10) -> ProjectionResNet:
+    """33 activations, 21 million parameters."""
+    return ProjectionResNet((64, 128, 256, 512), (3, 4, 6, 3), classes)
 
 
 def resnet20_projection(classes: int = 10) -> ProjectionResNet:
     """19 activations, 0.27 million parameters."""
-    return ProjectionResNet((16, 32, 64), 3, classes)
+    return ProjectionResNet((16, 32, 64), (3, 3, 3), classes)

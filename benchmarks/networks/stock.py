@@ -27,6 +27,7 @@ from benchmarks.compare.workload import with_plain_shortcuts
 from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
+from benchmarks.models.pretrained import as_trained
 from pascal_ext import SpikingNetwork, calibrate, convert, replace_activations
 from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.comparison.timing import interleave
@@ -38,7 +39,7 @@ TEST_SET = 10_000
 
 def main(
     data: Annotated[Path, typer.Option(help="ImageFolder tree with train/ and test/, or torchvision's CIFAR folder")],
-    weights: Annotated[Path, typer.Option(help="ReLU weights of the model")],
+    weights: Annotated[Path, typer.Option(help="ReLU weights of the model, or IMAGENET1K_V1 ... of torchvision")],
     model: Annotated[str, typer.Option(help="name in benchmarks.models")] = "resnet20",
     source: Annotated[str, typer.Option(help="name in benchmarks.data.SOURCES")] = "cifar10-jpeg",
     levels: Annotated[list[int], typer.Option(help="levels, may be repeated")] = [4, 8, 16],
@@ -52,8 +53,9 @@ def main(
     """Measure, append rows and print a table."""
     torch.set_num_threads(1)
     ann = load_relu(model, SOURCES[source].classes, weights)
-    train = draw_batches(source, data, "train", calibration, batch_size)
-    test = draw_batches(source, data, "test", images, batch_size)
+    images_of = as_trained(SOURCES[source], model, weights)
+    train = draw_batches(images_of, data, "train", calibration, batch_size)
+    test = draw_batches(images_of, data, "test", images, batch_size)
     theirs = stock.convert_stock(with_plain_shortcuts(ann), train, METHOD)
     ours = {level: _convert(ann, train, level) for level in levels}
     x = test[0][0]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pascal_ext
 from benchmarks.models import build
-from benchmarks.models.checkpoints import load_qcfs, load_relu, read_state_dict, save_qcfs
+from benchmarks.models.checkpoints import load_qcfs, load_relu, save_qcfs
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
 
@@ -38,25 +40,26 @@ def test_unknown_networks(name: str) -> None:
         build(name, 10)
 
 
-@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
-def test_state_dicts_bare_nested_and_prefixed(tmp_path: Path, tiny: str, nested: str | None) -> None:
+def test_checkpoints_of_training_scripts(tmp_path: Path, tiny: str) -> None:
     state = build(tiny, 10).state_dict()
     prefixed = {f"module.{name}": value for name, value in state.items()}
-    torch.save(prefixed if nested is None else {nested: prefixed, "epoch": 3}, tmp_path / "weights.pt")
+    torch.save({"net": prefixed, "acc": np.float64(87.4), "args": argparse.Namespace(lr=0.1)}, tmp_path / "weights.pt")
     loaded = load_relu(tiny, 10, tmp_path / "weights.pt")
     assert not loaded.training
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path, tiny: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="cannot read"):
-        read_state_dict(tmp_path / "missing.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(InvalidArgumentError, match="holds no state dict"):
-        read_state_dict(tmp_path / "list.pt")
-    torch.save(build(tiny, 10).state_dict(), tmp_path / "relu.pt")
-    with pytest.raises(InvalidArgumentError, match="holds no QCFS network"):
-        load_qcfs(tmp_path / "relu.pt")
+    model = build(tiny, 10)
+    with pytest.raises(InvalidArgumentError, match="there is no file of weights"):
+        load_relu(tiny, 10, tmp_path / "missing.pt")
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(InvalidArgumentError, match=r"but a benchmarks\.models\.cifar_resnet\.CifarResNet"):
+        load_relu(tiny, 10, tmp_path / "model.pt")
+    torch.save(model.state_dict(), tmp_path / "relu.pt")
+    for file in ("model.pt", "relu.pt"):
+        with pytest.raises(InvalidArgumentError, match="holds no QCFS network"):
+            load_qcfs(tmp_path / file)
     with pytest.raises(InvalidArgumentError, match="does not hold weights of resnet56"):
         load_relu("resnet56", 10, tmp_path / "relu.pt")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import plans
+from benchmarks.data import SOURCES
 from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_relu
@@ -26,7 +27,8 @@ def test_rows(tree: Path, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixtu
     rows = [json.loads(line) for line in written.splitlines()]
     assert len(rows) == 2 * 2 * 3
     train, test = (
-        draw_batches("cifar10-jpeg", tree, split, 40 if split == "train" else 20, 20) for split in ("train", "test")
+        draw_batches(SOURCES["cifar10-jpeg"], tree, split, 40 if split == "train" else 20, 20)
+        for split in ("train", "test")
     )
     ann = load_relu(tiny, 10, weights)
     for row in rows:
