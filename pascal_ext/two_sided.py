@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from pascal_ext.branches import is_number
 from pascal_ext.call_sites import (
     bounds,
     first_argument,
@@ -40,12 +41,12 @@ def split_two_sided(traced: fx.GraphModule) -> None:
         \mathrm{clamp}(x, -a, b) = \mathrm{clamp}(x, 0, b) - \mathrm{clamp}(-x, 0, a)
 
     PReLU is a LeakyReLU whose slope a is a parameter, one or one per channel (dimension 1). The two terms of ``act``
-    become the layers ``act.positive`` and ``act.negative``; the slope of a PReLU stays ``act.weight``. What depends on
-    no input, a clamped weight say, is left as it is.
+    become the layers ``act.positive`` and ``act.negative``; the slope of a PReLU stays ``act.weight``. What is made of
+    parameters, or of the inputs' sizes alone, is left as it is: a clamped weight, say, or clamped relative positions.
     """
-    varying: set[fx.Node] = set()  # with the inputs
+    varying: set[fx.Node] = set()  # with the inputs' elements
     for node in list(traced.graph.nodes):
-        if node.op == "placeholder" or not varying.isdisjoint(node.all_input_nodes):
+        if node.op == "placeholder" or (not varying.isdisjoint(node.all_input_nodes) and not is_number(node)):
             varying.add(node)
             sides = _sides(node, traced)
             if sides is not None:

@@ -165,10 +165,24 @@ def test_a_slope_of_zero_is_a_relu() -> None:
     ]
 
 
-def test_what_depends_on_no_input_is_left_alone() -> None:
-    model = Net(lambda m, x: F.relu(F.linear(x, m.w.clamp(-1, 1))), w=nn.Parameter(torch.randn(3, 2))).double()
-    snn = convert(model, [torch.randn(8, 2).double()], progress=False)
+def relative_positions(m: Any, x: Tensor) -> Tensor:
+    position = torch.arange(x.shape[1])
+    return F.relu(m.a(x)) + m.table((position[:, None] - position).clamp(-2, 2) + 2).mean(1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Net(lambda m, x: F.relu(F.linear(x, m.w.clamp(-1, 1))), w=nn.Parameter(torch.randn(3, 2))),
+        Net(relative_positions, a=nn.Linear(2, 3), table=nn.Embedding(5, 3)),
+    ],
+    ids=["weights", "positions"],
+)
+def test_what_depends_on_no_element_of_an_input_is_left_alone(model: nn.Module) -> None:
+    batches = [torch.randn(8, 7, 2).double()]
+    snn = convert(model.double(), batches, progress=False)
     assert list(snn.plan) == ["relu"]
+    assert verify(model, snn, batches, progress=False).exact
 
 
 @pytest.mark.parametrize("act", [nn.LeakyReLU(float("inf")), nn.LeakyReLU(float("nan")), nn.RReLU(), nn.ELU()])
