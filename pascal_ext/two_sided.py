@@ -82,7 +82,9 @@ def _split(traced: fx.GraphModule, node: fx.Node, sides: _Sides) -> fx.Node:
         positive = put("call_module", f"{name}.positive", x)
         negative = put("call_module", f"{name}.negative", put("call_function", operator.neg, x))
         slope = put("get_attr", sides.slope) if isinstance(sides.slope, str) else sides.slope
-        if _is_single(slope, traced):
+        if slope == 1:
+            scaled = negative
+        elif _is_single(slope, traced):
             scaled = put("call_function", operator.mul, negative, slope)
         else:  # channels last, where the slopes meet them whatever other dimensions there are
             last = put("call_function", torch.movedim, negative, 1, -1)
