@@ -16,18 +16,28 @@ from pascal_ext.tracing import trace
 
 M = TypeVar("M", bound=nn.Module)
 NO_QCFS_LAYERS = (
-    "the model has no QCFS layers; pascal_ext.replace_activations(model) puts them in place of ReLU, ReLU6, "
-    "Hardtanh(0, a) and clamp(min=0), where it has these"
+    "the model has no QCFS layers; pascal_ext.replace_activations(model) puts them in place of ReLU, LeakyReLU, PReLU, "
+    "ReLU6, Hardtanh(-a, b) and clamp(min=0), where it has these"
 )
 
 
 def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, example: Any = None) -> fx.GraphModule:
-    """A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
+    r"""A copy of ``model`` with every ReLU-like activation replaced by :class:`QCFS`, ready to calibrate and fine-tune.
 
-    ReLU, ReLU6, Hardtanh(0, a), Threshold(0, 0) and clamp(min=0) are replaced wherever they are called: as a module, a
+    ReLU, ReLU6, Hardtanh(0, b), Threshold(0, 0) and clamp(min=0) are replaced wherever they are called: as a module, a
     function or a method, in place or not; each call gets a QCFS of its own. The threshold starts at the activation's
     ceiling (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data. QCFS modules
     that are there already stay as they are.
+
+    LeakyReLU and PReLU, of any slope a below zero, and Hardtanh(-a, b) and clamp(-a, b) get two, each with its own
+    threshold and levels,
+
+    .. math::
+        \mathrm{LeakyReLU}(x) \approx
+            \mathrm{QCFS}(x; \lambda_+, L_+) - a\,\mathrm{QCFS}(-x; \lambda_-, L_-)
+
+    (a is 1 for Hardtanh and clamp); those of a layer ``act`` are ``act.positive`` and ``act.negative``. The slopes of a
+    PReLU stay ``act.weight``, and learn on.
 
     Args:
         model: any module that ``torch.fx`` can trace, see :func:`pascal_ext.tracing.trace`.

@@ -13,7 +13,7 @@ from torch import fx, nn
 from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
-ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Threshold)  # ReLU6 is a Hardtanh
+ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Threshold, nn.LeakyReLU, nn.PReLU)  # ReLU6 is a Hardtanh
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -33,42 +33,72 @@ _FUNCTIONS: dict[Any, str] = {
     torch.clamp_min: "clamp",
     F.threshold: "threshold",
     torch.threshold: "threshold",
+    F.leaky_relu: "leaky_relu",
+    torch.prelu: "prelu",  # F.prelu is the same
 }
-_METHODS: dict[Any, str] = {"relu": "relu", "clamp": "clamp", "clip": "clamp", "clamp_min": "clamp"}
+_METHODS: dict[Any, str] = {
+    "relu": "relu",
+    "clamp": "clamp",
+    "clip": "clamp",
+    "clamp_min": "clamp",
+    "prelu": "prelu",
+}
 
 
 def activation_ceiling(node: fx.Node, root: nn.Module) -> float | None:
     """The upper bound of the ReLU-like activation that ``node`` calls (∞ for ReLU); None where it calls none."""
+    if leaky_slope(node, root) == 0:
+        return math.inf
+    low, high = bounds(node, root) or (None, None)
+    return high if low == 0 else None
+
+
+def bounds(node: fx.Node, root: nn.Module) -> tuple[float, float] | None:
+    """a <= 0 < b of the clamp(a, b) that ``node`` calls, 0 and ∞ for ReLU; None where it calls none."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         if isinstance(module, nn.ReLU):
-            return math.inf
+            return 0.0, math.inf
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
-            return _ceiling(module.min_val, module.max_val)
-        if isinstance(module, nn.Threshold):
-            return math.inf if module.threshold == module.value == 0 else None
+            return _bounds(module.min_val, module.max_val)
+        if isinstance(module, nn.Threshold) and module.threshold == module.value == 0:
+            return 0.0, math.inf
         return None
-    kinds: dict[Any, str] = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
-    match kinds.get(node.target):
+    match function_kind(node):
         case "relu":
-            return math.inf
+            return 0.0, math.inf
         case "relu6":
-            return 6.0
+            return 0.0, 6.0
         case "hardtanh":
-            return _ceiling(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
+            return _bounds(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
         case "clamp":
-            return _ceiling(argument(node, 1, "min", None), argument(node, 2, "max", None))
+            return _bounds(argument(node, 1, "min", None), argument(node, 2, "max", None))
         case "threshold" if argument(node, 1, "threshold", None) == argument(node, 2, "value", None) == 0:
-            return math.inf
+            return 0.0, math.inf
     return None
 
 
-def _ceiling(low: Any, high: Any) -> float | None:
-    if not isinstance(low, (int, float)) or low != 0:
-        return None
-    if high is None:
-        return math.inf
-    return float(high) if isinstance(high, (int, float)) and high > 0 else None
+def _bounds(low: Any, high: Any) -> tuple[float, float] | None:
+    high = math.inf if high is None else high
+    numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    return (float(low), float(high)) if numbers and low <= 0 < high else None
+
+
+def leaky_slope(node: fx.Node, root: nn.Module) -> float | None:
+    """The slope below zero of the LeakyReLU that ``node`` calls; None where it calls none."""
+    slope: Any = None
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else None
+    elif function_kind(node) == "leaky_relu":
+        slope = argument(node, 1, "negative_slope", 0.01)
+    return float(slope) if isinstance(slope, (int, float)) and math.isfinite(slope) else None
+
+
+def function_kind(node: fx.Node) -> str:
+    """The activation that ``node`` calls as a function or a method, as layers are named after it; else empty."""
+    kinds: dict[Any, str] = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
+    return kinds.get(node.target, "")
 
 
 def remove_frozen_drops(traced: fx.GraphModule) -> None:
@@ -91,7 +121,7 @@ def dropouts_to_modules(traced: fx.GraphModule) -> None:
         if argument(node, 2, "training", True):
             continue  # drops in evaluation mode too: left alone, refused by the conversion
         dropout = _DROPOUTS[node.target](argument(node, 1, "p", 0.5))
-        _to_module(traced, node, unique_name(traced, _scope(node), "dropout"), dropout)
+        _to_module(traced, node, unique_name(traced, scope_of(node), "dropout"), dropout)
 
 
 def name_call_sites(traced: fx.GraphModule) -> None:
@@ -112,22 +142,30 @@ def name_call_sites(traced: fx.GraphModule) -> None:
                 node.target = path
             seen.add(path)
         elif ceiling is not None:
-            kind = _FUNCTIONS.get(node.target) or _METHODS[node.target]
-            module = nn.ReLU() if math.isinf(ceiling) else nn.Hardtanh(0.0, ceiling)
-            path = unique_name(traced, _scope(node), kind)
-            _to_module(traced, node, path, module)
+            path = unique_name(traced, scope_of(node), function_kind(node))
+            _to_module(traced, node, path, rectifier(ceiling))
             seen.add(path)
+
+
+def rectifier(ceiling: float) -> nn.Module:
+    """clamp(0, ceiling) as a module."""
+    return nn.ReLU() if math.isinf(ceiling) else nn.Hardtanh(0.0, ceiling)
 
 
 def _to_module(traced: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> None:
     """Let ``node`` call ``module``, kept as ``name``, on its first argument instead of what it called before."""
-    source = node.args[0] if node.args else node.kwargs["input"]
+    source = first_argument(node)
     traced.add_submodule(name, module.eval())
     node.op, node.target = "call_module", name
     node.args, node.kwargs = (source,), {}
 
 
-def _scope(node: fx.Node) -> str:
+def first_argument(node: fx.Node) -> Any:
+    """What an activation or a dropout works on."""
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
+def scope_of(node: fx.Node) -> str:
     """The path of the module in whose ``forward`` the node was made."""
     stack = node.meta.get("nn_module_stack")
     return str(next(reversed(stack.values()))[0]) if stack else ""

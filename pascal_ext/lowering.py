@@ -42,6 +42,7 @@ from pascal_ext.signals import Signal, joined
 
 _MIXES = "it works across dimension 0, so samples, or timesteps, would mix"
 _BRANCHES = (Kind.SUM, Kind.CONCAT, Kind.MAX)
+_KEEP_NDIM = "flip roll chunk split narrow permute transpose swapaxes swapdims movedim moveaxis".split()
 _NORM_NDIM: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 
 
@@ -252,7 +253,7 @@ class Lowering(BatchDimension):
         flat = is_flatten(node, self.root)
         if not flat:
             source = self._unscaled(source, node)
-        kept = name in ("flip", "roll", "chunk", "split", "narrow")
+        kept = name in _KEEP_NDIM
         signal = replace(
             self.signals[source],
             thermometer=signal.thermometer and signal.uniform,  # else amplitudes may differ within a channel now
@@ -282,7 +283,8 @@ class Lowering(BatchDimension):
         spatial = reduces and all(dim > 1 for dim in dims)
         if not spatial:
             signal = self.signals[self._unscaled(source, node)]
-        ndim = signal.ndim if reduces or not self._others(node) else None
+        known = name_of(node) not in ("", "fold") and all(other.op == "get_attr" for other in self._others(node))
+        ndim = signal.ndim if reduces or known else None
         if ndim is not None and reduces and not argument(node, 2, "keepdim", False):
             ndim -= len(dims)
         self.signals[node] = signal.as_current(channels=signal.channels if spatial else None, ndim=ndim)

@@ -21,6 +21,7 @@ from pascal_ext.operations import source_line
 from pascal_ext.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import check_traceable, copied, place, spell_out_parameters, takes_any_keyword, unwrapped
+from pascal_ext.two_sided import split_two_sided
 
 Number = TypeVar("Number", int, float)
 _LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
@@ -137,7 +138,9 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
 
     Each call of an activation (:class:`QCFS`, or anything that :func:`pascal_ext.call_sites.activation_ceiling` knows)
     becomes a module of its own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2``
-    ...; a function called in the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. Parameters of ``forward`` with
+    ...; a function called in the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. A LeakyReLU, PReLU or
+    Hardtanh(-a, b) ``act`` becomes two, ``act.positive`` and ``act.negative``
+    (:func:`pascal_ext.two_sided.split_two_sided`). Parameters of ``forward`` with
     a plain default (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is
     not changed and shares nothing. Of a model in a wrapper, see :func:`pascal_ext.traceable.unwrapped`, it is the graph
     of the model.
@@ -186,6 +189,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     remove_inplace(traced)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)
+    split_two_sided(traced)
     name_call_sites(traced)
     graph.lint()
     traced.recompile()

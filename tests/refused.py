@@ -81,7 +81,10 @@ REFUSED: dict[str, Case] = {
     ),
     "product of two signals": net(lambda m, x: relu(m.a(x)) @ m.a(x).mT, 6, 6, a=nn.Linear(6, 6)),
     "absolute value": net(lambda m, x: m.end(torch.abs(m.a(x)) + relu(m.b(x))), **branches()),
-    "leaky relu": net(lambda m, x: m.end(F.leaky_relu(m.a(x), 0.1) + relu(m.b(x))), **branches()),
+    "elu": net(lambda m, x: m.end(F.elu(m.a(x), 0.1) + relu(m.b(x))), **branches()),
+    "slopes from the input": net(
+        lambda m, x: F.prelu(m.a(x), m.a(x).flatten()[:1] * 0 + 0.25) + relu(m.b(x)), **branches()
+    ),
     "weights from the input": net(lambda m, x: F.linear(m.w, relu(m.a(x))), 6, a=nn.Linear(6, 4), w=parameter(2, 4)),
     "layer norm": net(lambda m, x: m.norm(relu(m.a(x))), a=conv(), norm=nn.LayerNorm([4, 6, 6])),
     "group norm": net(lambda m, x: relu(m.norm(m.a(x))), a=conv(), norm=nn.GroupNorm(2, 4)),
@@ -139,6 +142,9 @@ REFUSED_AT_RUN_TIME: dict[str, Case] = {
     "regrouped": net(lambda m, x: relu(m.a(x)).view(-1, 36), **branches()),
     "sample of the input": net(lambda m, x: relu(m.a(x[0])), **branches()),
     "negative dimension of the input": net(lambda m, x: relu(m.a(x) + x.mean(-4, keepdim=True)[:, :1]), **branches()),
+    "negative dimension that a fold made": net(
+        lambda m, x: F.fold(relu(m.a(x)), (6, 6), 3).sum(-4), 3, 16, a=nn.Conv1d(3, 18, 1)
+    ),
 }
 """The same, where only the shapes of the data show it."""
 

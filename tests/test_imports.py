@@ -32,6 +32,7 @@ LAYERS = (
         "reconstruction",
         "traceable",
         "tracing",
+        "two_sided",
     },
     {
         "batch_dimension",

@@ -121,7 +121,7 @@ def test_dtypes_come_back(snn: SpikingNetwork, dtype: torch.dtype, tmp_path: Pat
     "layer",
     [
         *(nn.Sigmoid(), nn.Softmax2d(), nn.Identity(3, unused=4)),  # without a constructor of their own
-        *(nn.Hardtanh(-1, 1), nn.GELU("tanh"), nn.PReLU(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, affine=False)),
+        *(nn.Hardtanh(0.5, 1.0), nn.GELU("tanh"), nn.PReLU(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4, affine=False)),
         *(nn.Upsample(scale_factor=2, mode="bilinear"), nn.AdaptiveAvgPool2d((2, None)), nn.Unflatten(1, (2, 2))),
     ],
     ids=lambda layer: type(layer).__name__,

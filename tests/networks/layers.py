@@ -53,6 +53,20 @@ def _dropout_inplace(m: Any, x: Tensor) -> Tensor:
     return m.end(y + z)
 
 
+def _leaky(m: Any, x: Tensor) -> Tensor:
+    y = m.act(m.a(x))  # in place: it has two readers
+    z = F.leaky_relu(m.b(x), -0.3, True) + F.max_pool2d(m.act(m.c(x)), 3, 1, 1)
+    F.leaky_relu_(z, 1.5)
+    return m.end(m.relu(y + z)) + F.leaky_relu(y[:, :2])
+
+
+def _prelu(m: Any, x: Tensor) -> Tensor:
+    y = m.act(m.a(x))
+    for _ in range(2):
+        y = m.act(m.b(y)) + F.prelu(y, m.w.abs())
+    return F.prelu(m.head(y.flatten(1)), m.v) + m.single(m.wide(x.mean((2, 3))))
+
+
 class _Block(nn.Module):
     """Two call sites in a module of its own, which is called twice."""
 
@@ -81,6 +95,26 @@ LAYERS: dict[str, Case] = {
         end=conv(4, 2),
     ),
     "clamp": net(lambda m, x: m.end(torch.clamp(m.a(x), 0, 3).clamp_min(0)), a=conv(), end=conv(4, 2)),
+    "leaky relu": net(_leaky, act=nn.LeakyReLU(0.2, inplace=True), relu=nn.ReLU(), **branches()),
+    "prelu": net(
+        _prelu,
+        a=conv(),
+        b=conv(4, 4),
+        act=nn.PReLU(4),
+        w=parameter(4),
+        v=parameter(1),
+        head=nn.Linear(4 * 6 * 6, 5),
+        wide=nn.Linear(3, 5),
+        single=nn.PReLU(),
+    ),
+    "prelu on tokens": net(
+        lambda m, x: m.b(m.act(m.a(x))).mean(-2), 5, 7, a=nn.Linear(7, 6), act=nn.PReLU(5), b=nn.Linear(6, 4)
+    ),
+    "bounded on both sides": net(
+        lambda m, x: m.end(m.act(m.a(x)) + F.hardtanh(m.b(x)) - m.c(x).clamp(-0.5, 2.0)),
+        act=nn.Hardtanh(-0.5, 2.0),
+        **branches(),
+    ),
     "one module, several sites": net(
         lambda m, x: m.end(m.relu(m.b(m.relu(m.a(x)))) + m.relu(m.c(x))),
         relu=nn.ReLU(),
