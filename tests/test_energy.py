@@ -106,13 +106,40 @@ def test_an_amplitude_belongs_into_the_weights(amplitude: float | Tensor) -> Non
     assert found.firing_rate == pytest.approx(x.mean().item())
 
 
-@pytest.mark.parametrize("values", [(0.0, 1.0, 2.0), (0.0, 1.0, -1.0), (0.5, 0.25), (0.0, 1.0, float("nan"))], ids=str)
+@pytest.mark.parametrize("values", [(0.0, 1.0, 2.0), (-1.0, 1.0), (0.5, 0.25), (0.0, 1.0, float("nan"))], ids=str)
 def test_more_amplitudes_than_one_are_analog(values: tuple[float, ...]) -> None:
     x = torch.tensor([random.choice(values) for _ in range(2 * 3 * 25)]).reshape(2, 3, 5, 5)
     x[0, :, 0, 0], x[0, :, 0, 1], x[0, :, 0, 2] = values[0], values[1], values[-1]
     found = measure(nn.Conv2d(3, 4, 3), [x], progress=False)
     assert found.macs == 3 * 3 * 3 * 4 * 3 * 3
     assert found.firing_rate is None
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_an_amplitude_on_either_side_of_zero_belongs_into_the_weights(per_channel: bool) -> None:
+    spikes = torch.rand(4, 3, 6, 6) < 0.4
+    amplitudes = torch.tensor([[0.7, 0.1, 2.0], [-0.2, -0.3, -0.5]] if per_channel else [[0.7] * 3, [-0.2] * 3])
+    x = torch.where(torch.rand(4, 3, 6, 6) < 0.5, *amplitudes.reshape(2, 1, 3, 1, 1)) * spikes
+    layer = nn.Conv2d(3, 4, 3)
+    found = measure(layer, [x[:2], x[2:]], progress=False)
+    assert found.macs == 0
+    assert found.synaptic_operations * 4 == literal_operations(layer, spikes.float())
+    other = x.clone()
+    other[0, 0, 0, 0] = 0.6
+    assert measure(layer, [x, other], progress=False).synaptic_operations == 0
+
+
+def test_behind_a_leaky_relu_synapses_read_the_spikes_of_two_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.1), nn.Linear(8, 3)).eval()
+    data = [torch.randn(20, 6)]
+    qcfs = pascal_ext.calibrate(pascal_ext.replace_activations(model, 4), data)
+    found = measure(pascal_ext.convert(qcfs), data, progress=False)
+    assert found.macs == 6 * 8
+    z = model[0](data[0])
+    sides = ((qcfs.get_submodule("1.positive"), z), (qcfs.get_submodule("1.negative"), -z))
+    spikes = sum((side(x) * side.levels / side.threshold).round().sum().item() for side, x in sides)
+    assert found.synaptic_operations == pytest.approx(3 * spikes / 20)
 
 
 def test_an_amplitude_that_changes_between_batches_is_analog() -> None:

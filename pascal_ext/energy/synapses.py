@@ -2,11 +2,12 @@
 
 A convolution or a matrix product is looked at where torch runs it, with the input that it really gets. It *reads
 spikes* if, over the whole measurement, that input takes one value besides 0; or one for each channel (each feature of a
-linear layer), seen in several samples and again and again, so that they are no values of an image. Then no
-multiplication is needed: the amplitude (a stock converter's scaler, say) belongs into the weights, where whoever builds
-the hardware folds it once. Each nonzero input costs one accumulate for each synapse that it has: those that zero
-padding or a stride cuts off are not counted. Any other input is analog, and every synapse costs a multiply-accumulate.
-Of a product of two activations, the first factor is the input.
+linear layer), or one on either side of 0 (behind a LeakyReLU, whose sides are two layers of neurons), seen in several
+samples and again and again, so that they are no values of an image. Then no multiplication is needed: the amplitude (a
+stock converter's scaler, say) belongs into the weights, where whoever builds the hardware folds it once. Each nonzero
+input costs one accumulate for each synapse that it has: those that zero padding or a stride cuts off do not count. Any
+other input is analog, and every synapse costs a multiply-accumulate. Of a product of two activations, the first factor
+is the input.
 """
 
 from __future__ import annotations
@@ -80,27 +81,29 @@ class Tally:
             self._compare(x.movedim(channel_dim, 0).flatten(1) if self._by_channel else x.reshape(1, -1))
 
     def _compare(self, x: Tensor) -> None:
-        """``x``, [channels, ...], against the amplitudes found so far."""
-        high, low = x.amax(1), x.amin(1)
-        here = torch.where(high > 0, high, low)
+        """``x``, [channels, ...], against the amplitudes found so far, [2, channels]: above 0, and below."""
+        here = torch.stack((x.amax(1).clamp(min=0), x.amin(1).clamp(max=0)))
         known = here if self._amplitudes is None else self._amplitudes
         if known.shape != here.shape:  # no channels, but a product whose sizes vary with the batch's
             self._uniform = self._equal = False
             return
-        amplitudes = torch.where(known == 0, here, known)
-        self._amplitudes = amplitudes
-        active = amplitudes[amplitudes != 0]
-        within = bool(((x == 0) | (x == amplitudes.unsqueeze(1))).all())
-        self._equal = self._equal and within and bool((active == active[:1]).all())
+        self._amplitudes = amplitudes = torch.where(known == 0, here, known)
+        within = bool(((x == 0) | (x == amplitudes.unsqueeze(2)).any(0)).all())
+        active = [side[side != 0] for side in amplitudes]
+        self._equal = self._equal and within and all(bool((side == side[:1]).all()) for side in active)
         self._uniform = within and (self._by_channel or self._equal)
 
     def reads_spikes(self, samples: int) -> bool:
-        """Whether all inputs had one amplitude; or one for each channel, of which there is evidence: analog values
-        hardly ever repeat, but where a sample is presented again.
+        """Whether all inputs had one amplitude; or one for each channel or sign, of which there is evidence: analog
+        values hardly ever repeat, but where a sample is presented again, and two values without a 0 are an image.
         """
-        if self._equal or not self._uniform or self._amplitudes is None:
+        if not self._uniform or self._amplitudes is None:
             return self._equal
-        return samples > 1 and self.spikes >= 2 * int(torch.count_nonzero(self._amplitudes))
+        signed = bool((self._amplitudes != 0).any(1).all())
+        if self._equal and not signed:
+            return True
+        repeated = samples > 1 and self.spikes >= 2 * int(torch.count_nonzero(self._amplitudes))
+        return repeated and (not signed or self.spikes < self.inputs)
 
 
 class SynapseCounter(TorchDispatchMode):
