@@ -13,7 +13,6 @@ from torch import fx, nn
 from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
-ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Threshold)  # ReLU6 is a Hardtanh
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,

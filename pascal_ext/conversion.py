@@ -80,7 +80,8 @@ def convert(
 
     Warns:
         UserWarning: on the first batch for calibration the model gives other outputs than its graph; or no activation
-            of the model is one that spikes can stand for.
+            of the model is one that spikes can stand for; or layers have forward hooks, which activations lose, and
+            which see other values at other layers.
     """
     if isinstance(model, SpikingNetwork):
         raise InvalidArgumentError("the model is a spiking network already; hand in the ANN")
@@ -101,6 +102,7 @@ def convert(
         warn_of_another_graph(unwrapped(model), traced, batch)
     quantised = _quantise(traced, dataloader, levels, options)
     _check_thresholds(quantised)
+    _warn_of_hooks(quantised)
     if fold_batch_norm:
         fold_batch_norms(quantised)
     for name, qcfs in qcfs_layers(quantised).items():
@@ -144,3 +146,18 @@ def _check_thresholds(quantised: fx.GraphModule) -> None:
             raise InvalidArgumentError(
                 f"layer {name!r} has a threshold that is zero or not finite: {threshold.tolist()}; calibrate it again"
             )
+
+
+def _warn_of_hooks(quantised: fx.GraphModule) -> None:
+    """Of the user's own; torch's compute weights (older weight and spectral norm, pruning), and do so as before."""
+    hooked = []
+    for name, module in quantised.named_modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+            hooked.append(name)
+    if hooked:
+        warnings.warn(
+            f"{hooked} have forward hooks. The neurons in the place of activations have none, and those of other "
+            "layers get the spikes of all timesteps, [T·N, ...]; what they change belongs into forward()",
+            stacklevel=3,
+        )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
 
 from pascal_ext import QCFS, LevelPlan, calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
@@ -356,3 +357,19 @@ def test_a_spiking_network_is_not_converted_again(model: nn.Module, loader: list
 def test_not_a_module(model: Any, loader: list[Tensor]) -> None:
     with pytest.raises(InvalidArgumentError, match=r"expected a model, that is, a torch\.nn\.Module, got"):
         convert(model, loader)
+
+
+def test_hooks_are_told_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), spectral_norm(nn.Conv2d(4, 4, 3)), QCFS(4), nn.Conv2d(4, 2, 3))
+    data = [torch.randn(4, 3, 8, 8)]
+    convert(model, data, progress=False)  # spectral norm is a hook, of torch itself
+    model[1].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['1'\] have forward hooks") as told:
+        convert(model, data, progress=False)
+    assert len(told) == 1
+    model[1] = nn.ReLU()
+    for layer in model[3:]:
+        layer.register_forward_pre_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['3', '4'\] have forward hooks.*spikes of all timesteps") as told:
+        convert(model, data, progress=False)
+    assert len(told) == 1
