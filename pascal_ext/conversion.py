@@ -21,7 +21,7 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops.pasc_if import check_backend
 from pascal_ext.plan import Levels, levels_of
-from pascal_ext.traceable import unwrapped
+from pascal_ext.traceable import check_has_values, unwrapped
 from pascal_ext.tracing import trace
 
 CALIBRATION_OPTIONS = frozenset({"method", "per_channel", "percentile", "correct"})
@@ -72,7 +72,7 @@ def convert(
 
     Raises:
         InvalidArgumentError: an option (also one of ``calibration``) is unknown, or ReLU-like activations are there
-            and no dataloader.
+            and no dataloader, or tensors of the model are on the meta device.
         PlanError: ``levels`` does not fit the model.
         CalibrationError: see :func:`pascal_ext.calibrate`.
         TracingError: see :func:`pascal_ext.tracing.trace`.
@@ -98,6 +98,7 @@ def convert(
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
     options = {**(calibration or {}), "progress": progress}
     traced = trace(model, dataloader)
+    check_has_values(traced)
     if relu_layers(traced) and (batch := first_batch(dataloader, model)) is not None:
         warn_of_another_graph(unwrapped(model), traced, batch)
     quantised = _quantise(traced, dataloader, levels, options)

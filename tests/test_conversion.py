@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from pascal_ext import QCFS, LevelPlan, calibrate, convert, replace_activations, verify
+from pascal_ext import QCFS, LevelPlan, allocate, calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import (
     CalibrationError,
@@ -373,3 +373,21 @@ def test_hooks_are_told_once() -> None:
     with pytest.warns(UserWarning, match=r"\['3', '4'\] have forward hooks.*spikes of all timesteps") as told:
         convert(model, data, progress=False)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda model, data: convert(model, data, progress=False),
+        lambda model, data: convert(replace_activations(model)),
+        lambda model, data: calibrate(replace_activations(model), data, progress=False),
+        lambda model, data: allocate(model, data, progress=False),
+        lambda model, data: verify(model, convert(replace_activations(model.to_empty(device="cpu"))).to("meta"), data),
+    ],
+    ids=["convert", "convert learnt", "calibrate", "allocate", "verify"],
+)
+def test_a_model_without_values(work: Any) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with pytest.raises(InvalidArgumentError, match=r"'0.weight', .* meta device, without values; load them"):
+        work(model, [torch.randn(4, 3, 8, 8)])
