@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from torch import Tensor, fx, nn
 
 from pascal_ext.branches import Example, as_traced, is_number, symbolic_python
-from pascal_ext.call_sites import activation_ceiling, dropouts_to_modules, name_call_sites, remove_frozen_drops
+from pascal_ext.call_sites import (
+    activation_ceiling,
+    dropouts_to_modules,
+    name_call_sites,
+    name_rectifiers,
+    remove_frozen_drops,
+)
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
 from pascal_ext.inplace import remove_inplace
@@ -183,6 +189,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     traced.eval()
     remove_frozen_drops(traced)
     remove_inplace(traced)
+    name_rectifiers(traced)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)
     name_call_sites(traced)
