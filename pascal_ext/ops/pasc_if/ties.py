@@ -74,7 +74,7 @@ def margins(threshold: Tensor, levels: int, dtype: torch.dtype, largest: Tensor 
         largest: max|λ|, where ``threshold`` does not hold it.
     """
     size, (least, widest) = threshold.abs(), margin(levels, dtype, threshold.device.type)
-    return ((size.amax() if largest is None else largest) / size * least).clamp(max=widest)
+    return ((size.max() if largest is None else largest) / size * least).clamp(max=widest)
 
 
 def epsilon_of(dtype: torch.dtype, device: str) -> float:
