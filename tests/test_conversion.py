@@ -25,6 +25,7 @@ from pascal_ext.errors import (
     UnsupportedOperationError,
 )
 from pascal_ext.ops import timefold
+from pascal_ext.plan import barrier
 from tests.cases import Case, Net, assert_same_function, quantised, relu
 from tests.networks import EXACT
 from tests.refused import ANALOG, REFUSED, REFUSED_AT_RUN_TIME
@@ -168,6 +169,13 @@ def test_layers_read_binary_spikes(name: str, thresholds: str) -> None:
     snn(*case.data())
     inputs = 3 if name == "concatenation" else 1  # layers that read the input of the network
     assert binary.count(False) == inputs
+
+
+def test_latency_where_the_batch_has_moved() -> None:
+    """Neurons behind such an operation read one decoded timestep, and emit theirs as everywhere."""
+    model = Net(lambda m, x: relu(relu(m.a(x)).transpose(0, 1) - 0.3), a=nn.Conv2d(3, 4, 1))
+    qcfs = replace_activations(model, {"relu": 4, "relu_1": 3})
+    assert convert(qcfs, on_unsupported="analog").latency == barrier(1, 4) + barrier(1, 3)
 
 
 def test_folded_batch_norms_compute_the_same() -> None:
