@@ -18,7 +18,7 @@ from pascal_ext.histogram import Histogram, rectified
 from pascal_ext.observers import evaluating
 from pascal_ext.plan import chosen
 from pascal_ext.qcfs import QCFS
-from pascal_ext.traceable import unwrapped
+from pascal_ext.traceable import check_has_values, unwrapped
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -61,7 +61,8 @@ def calibrate(
         ``model`` itself, with new thresholds and its train/eval flags as they were.
 
     Raises:
-        InvalidArgumentError: the model has no QCFS layer, ``only`` names others, or an argument is out of range.
+        InvalidArgumentError: the model has no QCFS layer, ``only`` names others, an argument is out of range, or
+            tensors of the model are on the meta device.
         CalibrationError: the loader is empty, an activation is not finite, a layer is never reached, or one without a
             correction has other channels in each batch. The thresholds are then as they were.
 
@@ -78,6 +79,7 @@ def calibrate(
     if per_channel not in (True, False) and (per_channel != "auto" or correct is None):
         raise InvalidArgumentError(f"per_channel={per_channel!r}: it is True, False, or 'auto' with correct='bias'")
     inner = unwrapped(model)
+    check_has_values(inner)
     layers = qcfs_layers(inner)
     if not layers:
         raise InvalidArgumentError(NO_QCFS_LAYERS)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from pascal_ext.kinds import is_known_function
 from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
-ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Threshold, nn.LeakyReLU, nn.PReLU)  # ReLU6 is a Hardtanh
 _DROPOUTS = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -99,6 +100,57 @@ def function_kind(node: fx.Node) -> str:
     """The activation that ``node`` calls as a function or a method, as layers are named after it; else empty."""
     kinds: dict[Any, str] = {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {})
     return kinds.get(node.target, "")
+
+
+def name_rectifiers(traced: fx.GraphModule) -> None:
+    """Let ``torch.maximum(x, zeros)``, ``torch.where(x > 0, x, 0)``, ``x.masked_fill(x < 0, 0)`` and ``x * (x > 0)``
+    call ``F.relu``, which they are.
+    """
+    for node in traced.graph.nodes:
+        source = _rectified(node, traced) if node.op in ("call_function", "call_method") else None
+        if source is not None:
+            node.op, node.target, node.args, node.kwargs = "call_function", F.relu, (source,), {}
+
+
+def _rectified(node: fx.Node, root: nn.Module) -> fx.Node | None:
+    """The x of which ``node`` computes max(x, 0); None where it computes something else."""
+    if node.op == "call_function" and not is_known_function(node.target):
+        return None
+    first, second, third = (*node.args, *node.kwargs.values(), None, None, None)[:3]
+    choices: list[tuple[Any, Any, Any]] = []  # a mask, what is taken where it is true, and elsewhere
+    match name_of(node):
+        case "maximum" | "max" if isinstance(second, fx.Node):  # else it is a dimension
+            pairs = ((first, second), (second, first))
+            return next((x for x, other in pairs if isinstance(x, fx.Node) and _is_zero(other, x, root)), None)
+        case "mul" | "multiply":
+            choices = [(second, first, 0), (first, second, 0)]
+        case "where":
+            choices = [(second, first, third) if node.op == "call_method" else (first, second, third)]
+        case "masked_fill":
+            choices = [(second, third, first)]
+    for mask, chosen, other in choices:
+        while isinstance(mask, fx.Node) and name_of(mask) in ("float", "double", "half", "to", "type_as"):
+            mask = mask.args[0]
+        if not isinstance(mask, fx.Node) or len(mask.args) != 2 or not _is_zero(mask.args[1], mask.args[0], root):
+            continue
+        if name_of(mask) in ("lt", "le"):
+            chosen, other = other, chosen
+        elif name_of(mask) not in ("gt", "ge"):
+            continue
+        if isinstance(chosen, fx.Node) and chosen is mask.args[0] and _is_zero(other, chosen, root):
+            return chosen
+    return None
+
+
+def _is_zero(value: Any, like: Any, root: nn.Module) -> bool:
+    """Whether ``value`` is the number 0, a constant that holds it alone, or ``torch.zeros_like(like)``."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, (int, float)) and value == 0
+    if value.op == "get_attr":
+        constant = operator.attrgetter(str(value.target))(root)
+        single = type(constant) is Tensor and not constant.is_meta and constant.ndim <= 1 and constant.numel() == 1
+        return single and not bool(constant)
+    return name_of(value) == "zeros_like" and value.args == (like,)
 
 
 def remove_frozen_drops(traced: fx.GraphModule) -> None:

@@ -21,7 +21,7 @@ from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF, check_execution
 from pascal_ext.ops.pasc_if import check_backend
 from pascal_ext.plan import Levels, levels_of
-from pascal_ext.traceable import unwrapped
+from pascal_ext.traceable import check_has_values, unwrapped
 from pascal_ext.tracing import trace
 
 CALIBRATION_OPTIONS = frozenset({"method", "per_channel", "percentile", "correct"})
@@ -72,7 +72,7 @@ def convert(
 
     Raises:
         InvalidArgumentError: an option (also one of ``calibration``) is unknown, or ReLU-like activations are there
-            and no dataloader.
+            and no dataloader, or tensors of the model are on the meta device.
         PlanError: ``levels`` does not fit the model.
         CalibrationError: see :func:`pascal_ext.calibrate`.
         TracingError: see :func:`pascal_ext.tracing.trace`.
@@ -80,7 +80,8 @@ def convert(
 
     Warns:
         UserWarning: on the first batch for calibration the model gives other outputs than its graph; or no activation
-            of the model is one that spikes can stand for.
+            of the model is one that spikes can stand for; or layers have forward hooks, which activations lose, and
+            which see other values at other layers.
     """
     if isinstance(model, SpikingNetwork):
         raise InvalidArgumentError("the model is a spiking network already; hand in the ANN")
@@ -97,10 +98,12 @@ def convert(
         raise InvalidArgumentError(f"on_unsupported={on_unsupported!r} is unknown; choose 'raise' or 'analog'")
     options = {**(calibration or {}), "progress": progress}
     traced = trace(model, dataloader)
+    check_has_values(traced)
     if relu_layers(traced) and (batch := first_batch(dataloader, model)) is not None:
         warn_of_another_graph(unwrapped(model), traced, batch)
     quantised = _quantise(traced, dataloader, levels, options)
     _check_thresholds(quantised)
+    _warn_of_hooks(quantised)
     if fold_batch_norm:
         fold_batch_norms(quantised)
     for name, qcfs in qcfs_layers(quantised).items():
@@ -144,3 +147,18 @@ def _check_thresholds(quantised: fx.GraphModule) -> None:
             raise InvalidArgumentError(
                 f"layer {name!r} has a threshold that is zero or not finite: {threshold.tolist()}; calibrate it again"
             )
+
+
+def _warn_of_hooks(quantised: fx.GraphModule) -> None:
+    """Of the user's own; torch's compute weights (older weight and spectral norm, pruning), and do so as before."""
+    hooked = []
+    for name, module in quantised.named_modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+            hooked.append(name)
+    if hooked:
+        warnings.warn(
+            f"{hooked} have forward hooks. The neurons in the place of activations have none, and those of other "
+            "layers get the spikes of all timesteps, [T·N, ...]; what they change belongs into forward()",
+            stacklevel=3,
+        )

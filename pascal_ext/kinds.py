@@ -90,6 +90,7 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
+_WRITTEN_OUT = frozenset("abs ge gt le lt masked_fill where".split())  # what else a ReLU is made of
 _METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
 
@@ -147,6 +148,8 @@ def why_unsupported(node: fx.Node) -> str:
     """The reason, where :func:`kind_of` says so."""
     if _drops(node):
         return "it drops elements in evaluation mode, too; pass training=self.training"
+    if name_of(node) in _WRITTEN_OUT:
+        return "it is not linear; where it is a part of a ReLU, write nn.ReLU or x.clamp(min=0)"
     return "it is not known to be linear in its input"
 
 

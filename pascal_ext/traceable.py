@@ -70,6 +70,21 @@ def check_traceable(model: nn.Module) -> None:
         raise TracingError(f"{lazy} are not initialised yet; call the model on a batch first")
 
 
+def check_has_values(model: nn.Module) -> None:
+    """Refuse a model whose tensors are not all there: on the meta device they have shapes and no values.
+
+    Raises:
+        InvalidArgumentError: some are on the meta device; the message names them.
+    """
+    empty = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
+    if empty:
+        named = f"{empty[:5]}{f' and {len(empty) - 5} more' if len(empty) > 5 else ''}"
+        raise InvalidArgumentError(
+            f"{named} are on the meta device, without values; load them first, with "
+            "model.load_state_dict(state_dict, assign=True), or make the model on another device"
+        )
+
+
 def takes_any_keyword(model: nn.Module) -> bool:
     """Whether ``forward`` has a ``**kwargs``."""
     parameters = inspect.signature(model.forward).parameters.values()

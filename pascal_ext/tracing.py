@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from torch import Tensor, fx, nn
 
 from pascal_ext.branches import Example, as_traced, is_number, symbolic_python
-from pascal_ext.call_sites import ACTIVATIONS, dropouts_to_modules, name_call_sites, remove_frozen_drops
+from pascal_ext.call_sites import (
+    activation_ceiling,
+    dropouts_to_modules,
+    name_call_sites,
+    name_rectifiers,
+    remove_frozen_drops,
+)
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
 from pascal_ext.inplace import remove_inplace
@@ -21,7 +27,7 @@ from pascal_ext.operations import source_line
 from pascal_ext.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
 from pascal_ext.traceable import check_traceable, copied, place, spell_out_parameters, takes_any_keyword, unwrapped
-from pascal_ext.two_sided import split_two_sided
+from pascal_ext.two_sided import is_two_sided, split_two_sided
 
 Number = TypeVar("Number", int, float)
 _LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
@@ -163,7 +169,6 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     """
     source = model = unwrapped(model)
     check_traceable(model)
-    _warn_of_hooks(source)
     batch = first_batch(data, source) if takes_any_keyword(source) else None
     keywords = () if batch is None else tuple(batch.kwargs)
     has_data = data is not None and not isinstance(data, Iterator)
@@ -187,8 +192,10 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     traced.eval()
     remove_frozen_drops(traced)
     remove_inplace(traced)
+    name_rectifiers(traced)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)
+    _lose_hooks(source, traced)
     split_two_sided(traced)
     name_call_sites(traced)
     graph.lint()
@@ -220,14 +227,22 @@ def _symbolic(
     return graph, model
 
 
-def _warn_of_hooks(model: nn.Module) -> None:
-    names = [name for name, module in model.named_modules() if isinstance(module, ACTIVATIONS) and hooks_of(module)]
+def _lose_hooks(model: nn.Module, traced: fx.GraphModule) -> None:
+    """Take the hooks off the activations of a graph, where other modules will stand, and warn of it."""
+    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
+    activations = [node for node in calls if activation_ceiling(node, traced) is not None or is_two_sided(node, traced)]
+    targets = dict.fromkeys(str(node.target) for node in activations)
+    names = [name for name in targets if hooks_of(traced.get_submodule(name))]
+    for name in names:
+        module = traced.get_submodule(name)
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     whole = [type(model).__name__] if hooks_of(model) else []
     if whole or names:
         warnings.warn(
             f"{[*whole, *names]} have forward hooks, which the graph of the model does not have; what they change "
             "belongs into forward()",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -53,6 +53,11 @@ def split_two_sided(traced: fx.GraphModule) -> None:
                 varying.add(_split(traced, node, sides))
 
 
+def is_two_sided(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether ``node`` calls a two-sided activation."""
+    return _sides(node, traced) is not None
+
+
 def _sides(node: fx.Node, traced: fx.GraphModule) -> _Sides | None:
     """What ``node`` does on either side; None where it calls no two-sided activation."""
     if slope := leaky_slope(node, traced):  # with 0 it is a ReLU

@@ -21,7 +21,7 @@ from pascal_ext.neuron import PascIF
 from pascal_ext.observers import evaluating
 from pascal_ext.ops.pasc_if import quantise
 from pascal_ext.qcfs import QCFS
-from pascal_ext.traceable import unwrapped
+from pascal_ext.traceable import check_has_values, unwrapped
 from pascal_ext.tracing import trace
 
 _NAN = -1  # the count of a neuron that is NaN
@@ -151,7 +151,8 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
         progress: show a progress bar.
 
     Raises:
-        InvalidArgumentError: the two networks do not have the same layers, or are not an ANN and a spiking network.
+        InvalidArgumentError: the two networks do not have the same layers, are not an ANN and a spiking network, or
+            have tensors on the meta device.
         CalibrationError: the loader is empty, or yields no inputs.
     """
     if not isinstance(snn, SpikingNetwork) or isinstance(ann, SpikingNetwork):
@@ -159,6 +160,8 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
             f"verify takes the ANN, then its spiking network, got {type(ann).__name__} and {type(snn).__name__}"
         )
     original = trace(ann, dataloader)
+    for network in (original, snn):
+        check_has_values(network)
     twin = _twin(original, snn)
     has_relu = bool(relu_layers(original))
     tallies = {name: _Tally() for name in snn.neurons}

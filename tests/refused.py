@@ -124,6 +124,7 @@ REFUSED: dict[str, Case] = {
     "transposed batch, negative": net(lambda m, x: relu(m.a(x)).transpose(-4, 1) * 2, **branches()),
     "flipped batch": net(lambda m, x: m.end(relu(m.a(x)).flip(0)), **branches()),
     "rolled": net(lambda m, x: m.end(relu(m.a(x)).roll(1)), **branches()),
+    "unbound batch": net(lambda m, x: relu(m.a(x)).unbind()[1], **branches()),
     "split batch": net(lambda m, x: relu(m.a(x)).chunk(3)[1], **branches()),
     "windows of samples": net(lambda m, x: relu(m.a(x)).unfold(0, 2, 1).mean(-1), **branches()),
     "merged batch": net(lambda m, x: relu(m.a(x)).view(x.size(0) * 4, -1), **branches()),

@@ -78,6 +78,52 @@ def test_what_counts_as_an_activation(activation: Any, ceiling: float | None) ->
     )
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda x: torch.maximum(x, torch.tensor(0.0)),
+        lambda x: torch.max(torch.zeros_like(x), x),
+        lambda x: x.max(torch.zeros(1)),
+        lambda x: torch.where(x > 0, x, 0.0),
+        lambda x: torch.where(x <= 0, torch.zeros_like(x), x),
+        lambda x: x.where(x >= 0.0, torch.tensor(0.0)),
+        lambda x: x.masked_fill(x < 0, 0),
+        lambda x: x.masked_fill_(x.le(0), 0),
+        lambda x: x * (x > 0),
+        lambda x: x.gt(0).to(x.dtype).mul(x),
+        lambda x: (x >= 0).float() * x,
+    ],
+)
+def test_a_relu_may_be_written_out(written: Any) -> None:
+    model, x = Net(lambda m, x: m.a(x) + written(m.b(x)), a=nn.Linear(6, 4), b=nn.Linear(6, 4)), torch.randn(32, 6)
+    traced = trace(model)
+    assert list(relu_layers(traced).items()) == [("relu", math.inf)]
+    assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: torch.maximum(x, torch.tensor(0.1)),
+        lambda x: torch.maximum(x, torch.zeros(3, 1, 1)),
+        lambda x: torch.minimum(x, torch.tensor(0.0)),
+        lambda x: x.max(0).values,
+        lambda x: torch.where(x > 0.1, x, 0.0),
+        lambda x: torch.where(x > 0, x, 0.1),
+        lambda x: torch.where(x > 0, x * 2, 0.0),
+        lambda x: torch.where(x < 0, x, 0.0),
+        lambda x: x.masked_fill(x > 0, 0),
+        lambda x: x * (x * 2 > 0),
+        lambda x: x * (x == 0),
+    ],
+)
+def test_what_is_nearly_a_relu(other: Any) -> None:
+    model, x = Net(lambda m, x: other(m.a(x)), a=nn.Linear(6, 4)), torch.randn(32, 6)
+    traced = trace(model)
+    assert not relu_layers(traced)
+    assert torch.equal(traced(x), model(x))
+
+
 def test_qcfs_layers_stay_as_they_are_and_each_call_is_its_own() -> None:
     model = Net(lambda m, x: m.act(m.act(F.relu(x)) - 1), act=QCFS(5, torch.tensor([0.5, 2.0])))
     layers = qcfs_layers(replace_activations(model, 3))

@@ -115,3 +115,17 @@ def test_unknown_costs() -> None:
     traced, layers = traced_layers(classifier())
     with pytest.raises(InvalidArgumentError, match="cost='spikes' is unknown"):
         Costs(traced, layers, {}, Batch((DATA[0],), {}, None)).limit("spikes", 1.0)
+
+
+def test_a_size_is_no_source() -> None:
+    """A tensor in the shape of another one is not made from it."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        first = torch.relu(m.a(x))
+        return m.c(torch.relu(m.b(x)).view(first.size(0), first.size(1), 1).flatten(1))
+
+    model = Net(forward, a=nn.Linear(3, 4), b=nn.Linear(3, 4), c=nn.Linear(4, 2))
+    traced, layers = traced_layers(model)
+    structure = survey(traced, layers, Batch((torch.randn(5, 3),), {}, None))
+    assert structure.operations[-1] == (("relu_1",), 8)
+    assert structure.ends == ("relu_1",)

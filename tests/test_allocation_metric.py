@@ -102,3 +102,11 @@ def test_arrays_and_lists_are_as_good_as_tensors() -> None:
     for wrong in ("text", None):
         with pytest.raises(InvalidArgumentError, match="a tensor or an array of numbers"):
             al_metric(wrong)
+
+
+@pytest.mark.parametrize("levels", [5, 10, 15])
+def test_levels_on_an_edge_are_in_the_bin_above_whatever_the_threshold(levels: int) -> None:
+    counts = torch.arange(1, levels + 2)
+    for threshold in torch.linspace(0.1, 3, 50, dtype=torch.float64):
+        values = torch.arange(levels + 1).repeat_interleave(counts) * (threshold / levels)
+        assert al_metric(values) == pytest.approx(metric_of_levels(counts))

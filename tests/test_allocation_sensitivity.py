@@ -108,3 +108,15 @@ def test_other_outputs_have_a_squared_error_whatever_their_scale(data: list[Tens
     reference, _ = found(Net(lambda m, x: several(m, x)["a"], body=Residual()), data)
     assert all(0 < row[16] < row[1] < 1 for row in losses.values())
     assert losses["body.act_c"][2] == pytest.approx(reference["body.act_c"][2], rel=0.5)
+
+
+def test_no_loss_is_negative(data: list[Tensor]) -> None:
+    """As divergences are, but for the rounding of their sum."""
+    model = Residual().double()
+    with torch.no_grad():
+        model.c.weight.mul_(1e-12)
+        model.c.bias.mul_(1e-12)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        losses, _ = found(model, [torch.randn(40, 6, dtype=torch.float64)])
+        assert all(loss >= 0 for row in losses.values() for loss in row.values())

@@ -108,3 +108,16 @@ def test_the_least_of_each_limit_is_told() -> None:
         PlanError, match=r"levels in \[2, 4\].*mean_levels is at least 2 \(budget 1\); latency is at le"
     ):
         solve(losses, limits)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_units_do_not_matter(scale: float) -> None:
+    """Neither of the losses nor of the costs: the solver's own tolerances are those of numbers around 1."""
+    losses = {name: {level: (2.0 + index) / level for level in CHOICES} for index, name in enumerate("abc")}
+    costs = {name: {level: float(level) for level in CHOICES} for name in losses}
+    scaled = [
+        {name: {level: scale * x for level, x in row.items()} for name, row in t.items()} for t in (losses, costs)
+    ]
+    for budget in (3.0, 8.0, 11.0):
+        plan = solve(losses, [Limit("cost", costs, budget)])
+        assert solve(scaled[0], [Limit("cost", scaled[1], scale * budget)]) == plan

@@ -143,6 +143,33 @@ def test_the_cache_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen(1) == [10], "a gradient's graph is not cut"
 
 
+@torch.no_grad()
+def test_the_size_of_a_piece_does_not_depend_on_the_calls_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first neurons take what another pass has counted, their spikes need no room; of NaN they do not."""
+    qcfs = nn.Sequential(nn.Conv2d(1, 8, 1), QCFS(8), nn.Conv2d(8, 1, 1), QCFS(8), nn.Flatten(), nn.Linear(64, 2))
+    sizes: list[int] = []
+    simulate = SpikingNetwork._simulate
+
+    def watched(snn: SpikingNetwork, inputs: Any, batch: int, *args: Any) -> Any:
+        sizes.append(batch)
+        return simulate(snn, inputs, batch, *args)
+
+    def pieces(snn: SpikingNetwork, x: Tensor) -> list[int]:
+        sizes.clear()
+        snn(x)
+        return list(sizes)
+
+    monkeypatch.setattr(SpikingNetwork, "_simulate", watched)
+    monkeypatch.setattr(chunking, "CALL", 0)
+    monkeypatch.setattr(chunking, "CACHE", 8 * 64 * 8 * 4)  # bytes of a sample's spikes, of the first neurons
+    plain = torch.randn(12, 1, 8, 8)
+    damaged = plain.index_fill(0, torch.tensor(0), torch.nan)
+    expected = [pieces(convert(qcfs), x) for x in (plain, damaged)]
+    assert expected[0] != expected[1]
+    snn = convert(qcfs)
+    assert [pieces(snn, x) for x in (plain, damaged)] == expected
+
+
 def test_what_a_piece_costs_decides() -> None:
     mib = 1 << 20
     assert chunking.size_for_cache([], 0, 7) == 7

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
 
-from pascal_ext import QCFS, LevelPlan, calibrate, convert, replace_activations, verify
+from pascal_ext import QCFS, LevelPlan, allocate, calibrate, convert, replace_activations, verify
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import (
     CalibrationError,
@@ -24,6 +25,7 @@ from pascal_ext.errors import (
     UnsupportedOperationError,
 )
 from pascal_ext.ops import timefold
+from pascal_ext.plan import barrier
 from tests.cases import Case, Net, assert_same_function, quantised, relu
 from tests.networks import EXACT
 from tests.refused import ANALOG, REFUSED, REFUSED_AT_RUN_TIME
@@ -167,6 +169,13 @@ def test_layers_read_binary_spikes(name: str, thresholds: str) -> None:
     snn(*case.data())
     inputs = 3 if name == "concatenation" else 1  # layers that read the input of the network
     assert binary.count(False) == inputs
+
+
+def test_latency_where_the_batch_has_moved() -> None:
+    """Neurons behind such an operation read one decoded timestep, and emit theirs as everywhere."""
+    model = Net(lambda m, x: relu(relu(m.a(x)).transpose(0, 1) - 0.3), a=nn.Conv2d(3, 4, 1))
+    qcfs = replace_activations(model, {"relu": 4, "relu_1": 3})
+    assert convert(qcfs, on_unsupported="analog").latency == barrier(1, 4) + barrier(1, 3)
 
 
 def test_folded_batch_norms_compute_the_same() -> None:
@@ -356,3 +365,37 @@ def test_a_spiking_network_is_not_converted_again(model: nn.Module, loader: list
 def test_not_a_module(model: Any, loader: list[Tensor]) -> None:
     with pytest.raises(InvalidArgumentError, match=r"expected a model, that is, a torch\.nn\.Module, got"):
         convert(model, loader)
+
+
+def test_hooks_are_told_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), spectral_norm(nn.Conv2d(4, 4, 3)), QCFS(4), nn.Conv2d(4, 2, 3))
+    data = [torch.randn(4, 3, 8, 8)]
+    convert(model, data, progress=False)  # spectral norm is a hook, of torch itself
+    model[1].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['1'\] have forward hooks") as told:
+        convert(model, data, progress=False)
+    assert len(told) == 1
+    model[1] = nn.ReLU()
+    for layer in model[3:]:
+        layer.register_forward_pre_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['3', '4'\] have forward hooks.*spikes of all timesteps") as told:
+        convert(model, data, progress=False)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda model, data: convert(model, data, progress=False),
+        lambda model, data: convert(replace_activations(model)),
+        lambda model, data: calibrate(replace_activations(model), data, progress=False),
+        lambda model, data: allocate(model, data, progress=False),
+        lambda model, data: verify(model, convert(replace_activations(model.to_empty(device="cpu"))).to("meta"), data),
+    ],
+    ids=["convert", "convert learnt", "calibrate", "allocate", "verify"],
+)
+def test_a_model_without_values(work: Any) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with pytest.raises(InvalidArgumentError, match=r"'0.weight', .* meta device, without values; load them"):
+        work(model, [torch.randn(4, 3, 8, 8)])

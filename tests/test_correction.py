@@ -109,6 +109,14 @@ def test_bisect_equals_a_search(levels: int) -> None:
     assert (found.abs() <= 0.5).all()
 
 
+@pytest.mark.parametrize("levels", [1, 3, 8])
+def test_bisect_finds_a_jump_to_rounding(levels: int) -> None:
+    """Of one value alone the mean jumps, where the value is half a level from the next; the shift goes there."""
+    share, inside = torch.ones(1, 1, dtype=torch.float64), 0.3 / levels
+    shift = bisect(share, torch.tensor([inside]).double(), torch.tensor([0.5 / levels]).double(), levels)
+    assert shift.item() == pytest.approx((0.5 - 0.3) / levels, abs=1e-7)
+
+
 def test_nothing_to_correct() -> None:
     """Where the data lies on the levels already, the means are right and nothing is added."""
     model = replace_activations(nn.Sequential(nn.ReLU()), 4)

@@ -375,3 +375,10 @@ def test_parameters_stay_tied_and_frozen(tmp_path: Path) -> None:
     assert loaded.get_parameter("4.weight") is not loaded.get_parameter("0.weight")
     expected = {name: parameter.requires_grad for name, parameter in snn.named_parameters()}
     assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == expected
+
+
+def test_a_file_of_a_release_without_chunks(path: Path) -> None:
+    def forget(structure: dict[str, Any]) -> None:
+        del structure["chunk"]
+
+    assert load(edited(path, forget)).chunk == "auto"

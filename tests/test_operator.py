@@ -123,6 +123,20 @@ def test_captured_with_ties_settled() -> None:
         torch.testing.assert_close(captured(x), qcfs(x), rtol=0, atol=1e-5)
 
 
+def test_captured_for_any_size_with_gradients() -> None:
+    """Ties are settled there, too."""
+    snn = convert(network(THRESHOLDS["scalar"], torch.float64))
+    torch.compiler.reset()
+    captured = torch.compile(snn, dynamic=True, fullgraph=True, backend="eager")
+    for batch in (3, 5):
+        x = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
+        gradients = []
+        for model in (snn, captured):
+            output = model(x)
+            gradients.append((output, *torch.autograd.grad(output.square().sum(), list(snn.parameters()))))
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
+
+
 def test_a_qcfs_network_captured_for_training() -> None:
     qcfs = network(THRESHOLDS["per channel"], torch.float64).train()
     x = torch.randn(5, 3, 8, 8, dtype=torch.float64)

@@ -202,3 +202,11 @@ def test_planted_faults_are_not_settled() -> None:
         assert not torch.equal(snn(x), right)
         next(iter(snn.neurons.values())).register_forward_hook(lambda *_: None)
         assert torch.equal(snn(x), right)
+
+
+def test_long_sums_on_boundaries_are_settled() -> None:
+    """Of thousands of products, whose partial sums are larger than what the layer puts out; most of them end nearby."""
+    qcfs = nn.Sequential(nn.Linear(1, 4096), QCFS(8, 0.8), nn.Linear(4096, 256, bias=False), QCFS(5, 1.0))
+    with torch.no_grad():
+        qcfs[2].weight.copy_((torch.randn(256, 4096) * 12).round() * 0.1)
+    assert_ties_are_settled(qcfs, torch.randn(256, 1))

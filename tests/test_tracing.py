@@ -289,8 +289,31 @@ def test_hooks_that_are_lost_are_told() -> None:
     with pytest.warns(UserWarning, match=r"\['1'\] have forward hooks"):
         trace(model)
     model.register_forward_pre_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match=r"\['Sequential', '1'\] have forward hooks"):
+    with pytest.warns(UserWarning, match=r"\['Sequential', '1'\] have forward hooks") as told:
         replace_activations(model)
+    assert [warning.filename for warning in told] == [__file__], "once, where the user called"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", [nn.LeakyReLU(0.1), nn.PReLU(), nn.Hardtanh(-1, 2)], ids=repr)
+def test_hooks_of_activations_that_become_two_are_told(activation: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), activation)
+    model[1].register_forward_hook(lambda module, args, output: output * 2)
+    with pytest.warns(UserWarning, match=r"\['1'\] have forward hooks"):
+        traced = trace(model)
+    x = torch.randn(4, 3)
+    assert torch.equal(traced(x) * 2, model(x))
+
+
+def test_what_a_lost_hook_changes_is_not_in_the_graph() -> None:
+    """So that whoever compares the model with its graph finds it."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    x = torch.randn(5, 3)
+    plain = model(x)
+    model[1].register_forward_hook(lambda module, args, output: output * 2)
+    with pytest.warns(UserWarning, match="have forward hooks"):
+        assert torch.equal(trace(model)(x), plain)
+    assert not torch.equal(model(x), plain), "the model itself stays as it is"
 
 
 def test_torchscript() -> None:

@@ -361,3 +361,12 @@ def test_progress(pair: tuple[nn.Module, SpikingNetwork], data: list[Any], capsy
     assert capsys.readouterr().err == ""
     verify(*pair, data)
     assert "verify" in capsys.readouterr().err
+
+
+def test_nan_that_both_have_is_no_difference(pair: tuple[nn.Module, SpikingNetwork], data: list[Any]) -> None:
+    x = data[0][0].clone()
+    x[0] = math.nan
+    report = verify(*pair, [x], progress=False)
+    assert report.exact
+    pair[1].get_submodule("a").weight.data.fill_(math.nan)
+    assert not verify(*pair, [data[0][0]], progress=False).outputs_agree

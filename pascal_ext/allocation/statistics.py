@@ -15,6 +15,7 @@ from pascal_ext.data import Batch
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram, rectified
 from pascal_ext.qcfs import QCFS
+from pascal_ext.traceable import check_has_values
 from pascal_ext.tracing import trace
 
 
@@ -86,10 +87,11 @@ def traced_layers(model: nn.Module, data: Iterable[Any] | None = None) -> tuple[
 
     Raises:
         TracingError: see :func:`pascal_ext.tracing.trace`.
-        InvalidArgumentError: there is no activation that could have levels.
+        InvalidArgumentError: there is no activation that could have levels, or tensors are on the meta device.
         CalibrationError: a QCFS layer is not called in ``forward``.
     """
     traced = trace(model, data)
+    check_has_values(traced)
     learnt, plain = qcfs_layers(traced), relu_layers(traced)
     unused = qcfs_layers(model).keys() - learnt.keys()
     if unused:

@@ -135,6 +135,8 @@ WIRING: dict[str, Case] = {
     "flatten, then output": net(lambda m, x: relu(m.a(x)).flatten(1), **_flat),
     "flatten, then activation": net(lambda m, x: m.head(relu(relu(m.a(x)).flatten(1) - 0.2)), **_flat),
     "flatten part": net(lambda m, x: relu(m.a(x)).flatten(1, 2), **_flat),
+    "flatten part, then its mean": net(lambda m, x: m.part(relu(m.a(x))).mean(-2), part=nn.Flatten(1, 2), a=conv()),
+    "flatten part, then its sum": net(lambda m, x: relu(m.a(x)).flatten(1, 2).sum(-2), a=conv()),
     "view": net(lambda m, x: m.head(relu(m.a(x)).view(x.size(0), -1)), **_flat),
     "reshape": net(lambda m, x: m.head(relu(m.a(x)).reshape(-1, 4 * 6 * 6)), **_flat),
     "batch size of the input": net(_shared_batch_size, a=conv(), b=conv(), head=nn.Linear(144, 5)),

@@ -32,9 +32,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TIE = 512.0
-TF32_TIE, TF32_EPSILON = 128.0, 2.0**-11
-COARSE = 1e-4  # a dtype of a larger ε knows currents to about a level only
+# Whole numbers: torch.compile(dynamic=True) takes the floats of a module for inputs, and then fails with gradients.
+TIE, TF32_TIE = 512, 128
+TF32_BITS = 11  # of TF32's ε = 2⁻¹¹
+COARSE_BITS = 13  # a dtype of an ε above 2⁻¹³ knows currents to about a level only
 
 
 class Reference(NamedTuple):
@@ -58,8 +59,8 @@ def margin(levels: int, dtype: torch.dtype, device: str) -> tuple[float, float]:
         device: its type.
     """
     epsilon = epsilon_of(dtype, device)
-    tie = TF32_TIE if epsilon == TF32_EPSILON else TIE
-    widest = 0.5 if epsilon > COARSE else math.inf
+    tie = TF32_TIE if epsilon == 2.0**-TF32_BITS else TIE
+    widest = 0.5 if epsilon > 2.0**-COARSE_BITS else math.inf
     return min(tie * epsilon * levels, widest), widest
 
 
@@ -73,13 +74,13 @@ def margins(threshold: Tensor, levels: int, dtype: torch.dtype, largest: Tensor 
         largest: max|λ|, where ``threshold`` does not hold it.
     """
     size, (least, widest) = threshold.abs(), margin(levels, dtype, threshold.device.type)
-    return ((size.amax() if largest is None else largest) / size * least).clamp(max=widest)
+    return ((size.max() if largest is None else largest) / size * least).clamp(max=widest)
 
 
 def epsilon_of(dtype: torch.dtype, device: str) -> float:
     """ε of products in ``dtype`` on a device of this type: TF32's where torch may round their factors so."""
     if dtype == torch.float32 and device == "cuda" and _allows_tf32():
-        return TF32_EPSILON
+        return 2.0**-TF32_BITS
     return torch.finfo(dtype).eps
 
 
