@@ -28,7 +28,7 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
     function or a method, in place or not; and so are ``torch.maximum(x, zeros)``, ``torch.where(x > 0, x, 0)``,
     ``x.masked_fill(x < 0, 0)`` and ``x * (x > 0)``. Each call gets a QCFS of its own. The threshold starts at the
     activation's ceiling (6 for ReLU6), or at 1 where there is none; :func:`pascal_ext.calibrate` sets it from data.
-    QCFS modules that are there already stay as they are.
+    QCFS modules that are there already stay as they are, and so do functions of parameters or sizes alone.
 
     LeakyReLU and PReLU, of any slope a below zero, and Hardtanh(-a, b) and clamp(-a, b) get two, each with its own
     threshold and levels,

@@ -186,3 +186,12 @@ def is_number(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim")
     return bool(node.all_input_nodes) and all(is_number(source) for source in node.all_input_nodes)
+
+
+def varying(graph: fx.Graph) -> set[fx.Node]:
+    """The values that vary with the elements of the inputs: not what is made of parameters, or from sizes alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or (not found.isdisjoint(node.all_input_nodes) and not is_number(node)):
+            found.add(node)
+    return found

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from pascal_ext.branches import varying
 from pascal_ext.kinds import is_known_function
 from pascal_ext.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
@@ -106,8 +107,9 @@ def name_rectifiers(traced: fx.GraphModule) -> None:
     """Let ``torch.maximum(x, zeros)``, ``torch.where(x > 0, x, 0)``, ``x.masked_fill(x < 0, 0)`` and ``x * (x > 0)``
     call ``F.relu``, which they are.
     """
+    changing = varying(traced.graph)
     for node in traced.graph.nodes:
-        source = _rectified(node, traced) if node.op in ("call_function", "call_method") else None
+        source = _rectified(node, traced) if node in changing and node.op != "call_module" else None
         if source is not None:
             node.op, node.target, node.args, node.kwargs = "call_function", F.relu, (source,), {}
 
@@ -116,7 +118,7 @@ def _rectified(node: fx.Node, root: nn.Module) -> fx.Node | None:
     """The x of which ``node`` computes max(x, 0); None where it computes something else."""
     if node.op == "call_function" and not is_known_function(node.target):
         return None
-    first, second, third = (*node.args, *node.kwargs.values(), None, None, None)[:3]
+    first, second = argument(node, 0, "input", None), argument(node, 1, "other", None)
     choices: list[tuple[Any, Any, Any]] = []  # a mask, what is taken where it is true, and elsewhere
     match name_of(node):
         case "maximum" | "max" if isinstance(second, fx.Node):  # else it is a dimension
@@ -125,9 +127,12 @@ def _rectified(node: fx.Node, root: nn.Module) -> fx.Node | None:
         case "mul" | "multiply":
             choices = [(second, first, 0), (first, second, 0)]
         case "where":
-            choices = [(second, first, third) if node.op == "call_method" else (first, second, third)]
+            is_method = node.op == "call_method"  # x.where(condition, other)
+            condition = argument(node, int(is_method), "condition", None)
+            taken = argument(node, int(not is_method), "input", None)
+            choices = [(condition, taken, argument(node, 2, "other", None))]
         case "masked_fill":
-            choices = [(second, third, first)]
+            choices = [(argument(node, 1, "mask", None), argument(node, 2, "value", None), first)]
     for mask, chosen, other in choices:
         while isinstance(mask, fx.Node) and name_of(mask) in ("float", "double", "half", "to", "type_as"):
             mask = mask.args[0]
@@ -150,7 +155,7 @@ def _is_zero(value: Any, like: Any, root: nn.Module) -> bool:
         constant = operator.attrgetter(str(value.target))(root)
         single = type(constant) is Tensor and not constant.is_meta and constant.ndim <= 1 and constant.numel() == 1
         return single and not bool(constant)
-    return name_of(value) == "zeros_like" and value.args == (like,)
+    return name_of(value) == "zeros_like" and value.args == (like,) and "dtype" not in value.kwargs
 
 
 def remove_frozen_drops(traced: fx.GraphModule) -> None:
@@ -177,9 +182,15 @@ def dropouts_to_modules(traced: fx.GraphModule) -> None:
 
 
 def name_call_sites(traced: fx.GraphModule) -> None:
-    """Give each call of an activation a module of its own."""
+    """Give each call of an activation a module of its own.
+
+    A function of parameters, or of sizes alone, is left as it is: no spikes need to stand for constants.
+    """
+    changing = varying(traced.graph)
     seen: set[str] = set()
     for node in traced.graph.nodes:
+        if node.op != "call_module" and node not in changing:
+            continue
         is_qcfs = node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), QCFS)
         ceiling = activation_ceiling(node, traced)
         if not is_qcfs and ceiling is None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from pascal_ext.branches import is_number
+from pascal_ext.branches import varying
 from pascal_ext.call_sites import (
     bounds,
     first_argument,
@@ -44,13 +44,11 @@ def split_two_sided(traced: fx.GraphModule) -> None:
     become the layers ``act.positive`` and ``act.negative``; the slope of a PReLU stays ``act.weight``. What is made of
     parameters, or of the inputs' sizes alone, is left as it is: a clamped weight, say, or clamped relative positions.
     """
-    varying: set[fx.Node] = set()  # with the inputs' elements
+    changing = varying(traced.graph)
     for node in list(traced.graph.nodes):
-        if node.op == "placeholder" or (not varying.isdisjoint(node.all_input_nodes) and not is_number(node)):
-            varying.add(node)
-            sides = _sides(node, traced)
-            if sides is not None:
-                varying.add(_split(traced, node, sides))
+        sides = _sides(node, traced) if node in changing else None
+        if sides is not None:
+            _split(traced, node, sides)
 
 
 def is_two_sided(node: fx.Node, traced: fx.GraphModule) -> bool:
@@ -70,8 +68,8 @@ def _sides(node: fx.Node, traced: fx.GraphModule) -> _Sides | None:
     return _Sides(high, -low, 1.0) if low < 0 else None
 
 
-def _split(traced: fx.GraphModule, node: fx.Node, sides: _Sides) -> fx.Node:
-    """Put the two terms in the place of ``node``; the node of their difference."""
+def _split(traced: fx.GraphModule, node: fx.Node, sides: _Sides) -> None:
+    """Put the two terms in the place of ``node``."""
     is_module = node.op == "call_module"
     name = str(node.target) if is_module else unique_name(traced, scope_of(node), function_kind(node))
     for side, ceiling in (("positive", sides.high), ("negative", sides.low)):
@@ -97,7 +95,6 @@ def _split(traced: fx.GraphModule, node: fx.Node, sides: _Sides) -> fx.Node:
         difference = put("call_function", operator.sub, positive, scaled)
     node.replace_all_uses_with(difference)
     traced.graph.erase_node(node)
-    return difference
 
 
 def _is_single(slope: float | fx.Node, traced: fx.GraphModule) -> bool:

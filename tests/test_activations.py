@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from pascal_ext import QCFS, LevelPlan, replace_activations, set_levels
+from pascal_ext import QCFS, LevelPlan, convert, replace_activations, set_levels, verify
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.tracing import trace
@@ -92,6 +92,9 @@ def test_what_counts_as_an_activation(activation: Any, ceiling: float | None) ->
         lambda x: x * (x > 0),
         lambda x: x.gt(0).to(x.dtype).mul(x),
         lambda x: (x >= 0).float() * x,
+        lambda x: torch.where(x > 0, other=torch.tensor(0.0), input=x),
+        lambda x: x.where(other=torch.tensor(0.0), condition=x > 0),
+        lambda x: x.masked_fill(value=0, mask=x < 0),
     ],
 )
 def test_a_relu_may_be_written_out(written: Any) -> None:
@@ -112,6 +115,9 @@ def test_a_relu_may_be_written_out(written: Any) -> None:
         lambda x: torch.where(x > 0, x, 0.1),
         lambda x: torch.where(x > 0, x * 2, 0.0),
         lambda x: torch.where(x < 0, x, 0.0),
+        lambda x: torch.where(x > 0, other=x, input=torch.tensor(0.0)),  # min(x, 0)
+        lambda x: torch.where(other=x, input=torch.tensor(0.0), condition=x > 0),
+        lambda x: torch.maximum(x, torch.zeros_like(x, dtype=torch.float64)).cos(),
         lambda x: x.masked_fill(x > 0, 0),
         lambda x: x * (x * 2 > 0),
         lambda x: x * (x == 0),
@@ -122,6 +128,34 @@ def test_what_is_nearly_a_relu(other: Any) -> None:
     traced = trace(model)
     assert not relu_layers(traced)
     assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "rectify",
+    [
+        F.relu,
+        lambda x: x.clamp(min=0),
+        lambda x: x * (x > 0),
+        lambda x: torch.where(x > 0, x, 0),
+        lambda x: x.masked_fill(x < 0, 0),
+        lambda x: torch.maximum(x, torch.zeros_like(x)),
+    ],
+)
+def test_constants_are_rectified_as_before(rectify: Any) -> None:
+    """No spikes stand for weights, nor for positions, which are whole numbers."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        position = torch.arange(x.shape[1])
+        table = m.table(rectify(position[:, None] - position)).mean(1)
+        return F.linear(F.relu(m.a(x)) + table, rectify(m.a.weight))
+
+    model = Net(forward, a=nn.Linear(6, 6), table=nn.Embedding(5, 6)).double()
+    batches = [torch.randn(8, 5, 6, dtype=torch.float64)]
+    traced = trace(model)
+    assert list(relu_layers(traced)) == ["relu"]
+    assert torch.equal(traced(batches[0]), model(batches[0]))
+    snn = convert(model, batches, 3, progress=False)
+    assert verify(model, snn, batches, progress=False).exact
 
 
 def test_qcfs_layers_stay_as_they_are_and_each_call_is_its_own() -> None:
