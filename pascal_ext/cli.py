@@ -206,7 +206,9 @@ def compare(
     ] = None,
     timesteps: Annotated[int, typer.Option(min=1, help="T of rate coding.")] = 64,
     measure: Annotated[str, typer.Option(help="accuracy, costs or all.")] = "all",
-    calibration_images: Annotated[int, typer.Option(min=1, help="So many of --calibration, evenly spaced.")] = 1000,
+    calibration_images: Annotated[
+        int, typer.Option(min=1, help="So many of --calibration: of a folder evenly spaced, else the first.")
+    ] = 1000,
     device: Annotated[str, typer.Option(help="cpu or cuda, there in float32 without TF32.")] = "cpu",
     batch_size: BatchSizeOption = 50,
     limit: LimitOption = None,
@@ -232,7 +234,7 @@ def compare(
         measure=measure,
         calibration_images=calibration_images,
         name=model.rpartition(":")[2],
-        data=data,
+        data=Path(data).resolve().name if Path(data).is_dir() else data,
         command=shlex.join(["pascal-ext", *sys.argv[1:]]),
     )
     console = Console()

@@ -10,7 +10,7 @@ from torch import nn
 
 from pascal_ext.comparison import given, page, rows, runner
 from pascal_ext.comparison.curves import Comparison
-from pascal_ext.comparison.methods import METHODS, find
+from pascal_ext.comparison.methods import METHODS, Method, find
 from pascal_ext.comparison.runner import Measure
 from pascal_ext.comparison.workload import in_float32
 from pascal_ext.errors import InvalidArgumentError
@@ -46,7 +46,7 @@ def compare(
         test: batches (images, labels [N]) in an order that stays the same; it is read more than once.
         output: a folder; one for each model and data.
         networks: name -> the model with QCFS activations, fine-tuned, for the methods that start from one: PASCAL, and
-            rate coding with IF neurons, SRP and COS.
+            rate coding with IF neurons, SRP and COS. Of one that was changed since, the rows are measured anew.
         methods: names in :data:`pascal_ext.comparison.methods.METHODS`; all where None.
         timesteps: T of rate coding, which is read out after every step up to it.
         measure: ``"accuracy"``, ``"costs"`` (operations, energy, time, memory) or ``"all"``.
@@ -58,9 +58,10 @@ def compare(
         Curves of all methods; a method that refuses the model is in ``refused``, with its reason.
 
     Raises:
-        InvalidArgumentError: the model is no classifier of single images or has QCFS activations, one of ``networks``
-            has others, the test data are others each time, ``output`` is about something else, an argument is unknown
-            or out of range, or no method could be measured.
+        InvalidArgumentError: the model is no classifier of such images, its outputs are not finite or it has QCFS
+            activations; one of ``networks`` has others, or other outputs; labels are out of range; the test data are
+            others each time; ``output`` is about something else or cannot be written; an argument is unknown or out of
+            range; costs alone are asked for where there are no accuracies yet; or no method could be measured.
         CalibrationError: a loader has no images.
         TracingError: one of ``networks`` cannot be traced.
         MissingExtraError: matplotlib or jinja2 is not installed.
@@ -71,7 +72,11 @@ def compare(
         raise InvalidArgumentError(f"timesteps must be a whole number of at least 1, got {timesteps!r}")
     if measure not in list(Measure):
         raise InvalidArgumentError(f"measure={measure!r} is unknown; choose one of {[str(kind) for kind in Measure]}")
-    chosen = [find(method) for method in dict.fromkeys(METHODS if methods is None else methods)]
+    if isinstance(calibration_images, bool) or not isinstance(calibration_images, int) or calibration_images < 1:
+        raise InvalidArgumentError(
+            f"calibration_images must be a whole number of at least 1, got {calibration_images!r}"
+        )
+    chosen = _chosen(methods, bool(networks))
     made = given.workload(
         model,
         calibration,
@@ -83,17 +88,51 @@ def compare(
         calibration_images=calibration_images,
     )
     path = Path(output) / ROWS
-    about = {(row["suite"], row["model"], row["data"]) for row in rows.read(path)}
+    known = rows.read(path)
+    about = {(row["suite"], row["model"], row["data"]) for row in known}
     if not about <= {(made.suite, made.model, made.title)}:
         raise InvalidArgumentError(f"{str(path)!r} is about another model, other data or names; give a new folder")
+    if measure == Measure.COSTS and all(row["shard"] is None or "refused" in row for row in known):
+        raise InvalidArgumentError(
+            f"costs are shown at accuracies, and {str(path)!r} has none: give measure='all', or 'accuracy' first"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"output={str(output)!r} cannot be a folder: {error}") from error
     with in_float32(made.device):
         runner.run(
             made,
-            [method for method in chosen if made.networks or not method.needs_qcfs],
+            chosen,
             path,
             commands={method.name: command for method in chosen},
             environment=rows.environment(),
             measure=Measure(measure),
         )
-    (comparison,) = page.write(rows.read(path), Path(output))
+    current = {name: made.identity(network) for name, network in made.networks.items()}
+    about_current = [
+        row for row in rows.read(path) if row["fingerprint"] == current.get(row["network"], row["fingerprint"])
+    ]
+    (comparison,) = page.write(about_current, Path(output))
     return comparison
+
+
+def _chosen(names: Iterable[str] | None, networks: bool) -> list[Method]:
+    """The methods called so; all that have what they start from, where None.
+
+    Raises:
+        InvalidArgumentError: there is none, or a name is unknown or of a method that needs a network.
+    """
+    if names is None:
+        return [method for method in METHODS.values() if networks or not method.needs_qcfs]
+    if isinstance(names, str):
+        raise InvalidArgumentError(f"methods must be a list of names, got {names!r}; give methods=[{names!r}]")
+    chosen = [find(name) for name in dict.fromkeys(names)]
+    if not chosen:
+        raise InvalidArgumentError(f"methods has no names; give some of {list(METHODS)}, or None for all")
+    for method in chosen:
+        if method.needs_qcfs and not networks:
+            raise InvalidArgumentError(
+                f"method {method.name!r} starts from a network with QCFS activations: give one in networks= (--network)"
+            )
+    return chosen

@@ -119,13 +119,15 @@ def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     other ones the same network is a point or two better or worse, which is as much as methods differ by. Shards of
     another size are other shards of the same images: of a method that was run on shards of several sizes, those are
     taken that cover most, and of as many the newest. Of a shard, or costs, that were measured more than once, the
-    newest row counts, which comes last.
+    newest row counts, which comes last. Of a network that was trained again under its name, or calibrated on other
+    images, the newest counts; of a method that was run to several T, the run on most images, of as many the longest.
     """
     suites: dict[tuple[str, str], dict[_Key, dict[_Key, Mapping[str, Any]]]] = {}
     for row in rows:
         if row["method"] in METHODS:
             same = tuple(row[name] for name in ("method", "network", "T", "seed", "fingerprint", "calibration"))
-            measured = suites.setdefault((row["model"], row["data"]), {}).setdefault(same, {})
+            suite = suites.setdefault((row["model"], row["data"]), {})
+            measured = suite[same] = suite.pop(same, {})  # the newest come last
             shard = (row["shard"], row["shard_size"])
             measured.pop(shard, None)  # the newer row also takes the last place
             measured[shard] = row
@@ -135,17 +137,36 @@ def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
 
 def _comparison(model: str, data: str, grouped: Mapping[_Key, Mapping[_Key, Mapping[str, Any]]]) -> Comparison:
     order = list(METHODS)
-    keys = sorted(grouped, key=lambda key: (order.index(key[0]), key[1], key[2] or 0, *key[3:]))
-    latest = [row for key in keys for row in grouped[key].values()]
-    rows = [row for row in latest if "refused" not in row]
-    measured = [[row for row in grouped[key].values() if "refused" not in row] for key in keys]
-    curves = [_curve(same) for same in measured if any(row["shard"] is not None for row in same)]
+    found = {key: [row for row in same.values() if "refused" not in row] for key, same in grouped.items()}
+    newest = {(key[0], key[1], key[3]): key for key in grouped}  # of each method, network and seed
+    last = sorted(newest.values(), key=lambda key: (order.index(key[0]), key[1], *key[3:]))
+    keys = [
+        max((key for key in grouped if _same(key, one)), key=lambda key: (_images(found[key]), key[2] or 0))
+        for one in last
+    ]
+    rows = [row for key in keys for row in found[key]]
+    curves = [_curve(found[key]) for key in keys if _images(found[key])]
     costs = next((row["ann_operations"] for row in rows if row["shard"] is None), None)
     joules, macs = (costs["joules"], costs["macs"]) if costs else (None, None)
     accuracy = dict.fromkeys(_machine(row) for row in rows if row["shard"] is not None)
     time = dict.fromkeys(_machine(row) for row in rows if "seconds" in row and row["shard"] is None)
-    refused = {_title(METHODS[row["method"]], row["network"]): row["refused"] for row in latest if "refused" in row}
+    refused = {
+        _title(METHODS[row["method"]], row["network"]): row["refused"]
+        for key in last
+        for row in grouped[key].values()
+        if "refused" in row
+    }
     return Comparison(model, data, joules, macs, tuple(curves), tuple(accuracy), tuple(time), refused)
+
+
+def _same(key: _Key, other: _Key) -> bool:
+    """Whether two keys of :func:`comparisons` differ in T alone."""
+    return key[:2] + key[3:] == other[:2] + other[3:]
+
+
+def _images(rows: Iterable[Mapping[str, Any]]) -> int:
+    """The test images that the rows are about; 0 where there are only costs."""
+    return sum(row["images"] for row in _shards(rows))
 
 
 def _title(method: Method, network: str) -> str:
@@ -161,12 +182,12 @@ def _machine(row: Mapping[str, Any]) -> str:
 
 
 def _shards(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The shards among the rows; of one size, see :func:`compare`."""
+    """The shards among the rows; of one size, see :func:`comparisons`."""
     sizes: dict[int | None, list[Mapping[str, Any]]] = {}
     for row in rows:
         sizes.setdefault(row["shard_size"], []).append(row)
     sizes.pop(None, None)
-    return max(reversed(sizes.values()), key=lambda same: sum(row["images"] for row in same))
+    return max(reversed(sizes.values()), key=lambda same: sum(row["images"] for row in same), default=[])
 
 
 def _time_ratio(costs: Mapping[str, Any] | None, name: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -35,20 +36,25 @@ def workload(
     Raises:
         InvalidArgumentError, CalibrationError, TracingError: see there.
     """
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(networks, Mapping) or "" in networks:
+        raise InvalidArgumentError("networks must be a dict of names, which are not empty, and networks")
     relu = copy.deepcopy(model).eval()
     device = checked(device_of(relu).type)
     if qcfs_layers(relu):
         raise InvalidArgumentError("the model has QCFS activations: give its ReLU model, and this one in networks=")
     calibrated = list(_up_to(_pairs(calibration, relu, "calibration"), calibration_images))
-    first = _first(test, relu)
-    identity = [("", images) for images, _ in calibrated] + [("", tensor) for tensor in first]
-    shards = Shards(test, relu)
+    first, classes = _first(test, relu)
+    _logits(relu, calibrated[0][0], "the model", "calibration")
+    seen = [(str(tuple(images.shape)), images) for images, _ in calibrated] + [("", tensor) for tensor in first]
+    shards = Shards(test, relu, classes)
     return Workload(
-        suite=digest([*relu.state_dict().items(), *identity]),
+        suite=digest([(identity(relu), torch.empty(0)), *seen]),
         model=name,
         title=title,
         relu=relu,
-        networks={key: _graph(key, network, first) for key, network in networks.items()},
+        networks={key: _graph(key, network, first, classes) for key, network in networks.items()},
         calibration=calibrated,
         timesteps=timesteps,
         device=device,
@@ -56,7 +62,17 @@ def workload(
         shards=None,
         shard=shards,
         sample=lambda: shards(0),
+        identity=identity,
     )
+
+
+def identity(model: nn.Module) -> str:
+    """Eight hexadecimal digits that change with weights and with what layers say of themselves, as levels.
+
+    Code of a ``forward`` is looked at in graphs alone.
+    """
+    told = re.sub(r" at 0x[0-9a-fA-F]+", "", str(model))  # addresses are others in each process
+    return digest([*model.state_dict().items(), (told, torch.empty(0))])
 
 
 class Shards:
@@ -65,10 +81,11 @@ class Shards:
     Args:
         loader: batches (images, labels).
         model: whose device they are moved to.
+        classes: labels are less.
     """
 
-    def __init__(self, loader: Iterable[Any], model: nn.Module) -> None:
-        self.loader, self.model = loader, model
+    def __init__(self, loader: Iterable[Any], model: nn.Module, classes: int) -> None:
+        self.loader, self.model, self.classes = loader, model, classes
         self._group: Batches = []
         self._start()
 
@@ -78,6 +95,8 @@ class Shards:
             self._start()
         while self._next <= index:
             self._group = list(_up_to(self._rest, SHARD))
+            for _, labels in self._group:
+                _check_labels(labels, self.classes)
             self._next += 1
         return self._group
 
@@ -110,9 +129,8 @@ def _up_to(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple
             return
 
 
-@torch.inference_mode()
-def _first(test: Iterable[Any], relu: nn.Module) -> tuple[Tensor, Tensor]:
-    """The first test batch, where methods will all see the same images, and ``relu`` classifies them."""
+def _first(test: Iterable[Any], relu: nn.Module) -> tuple[tuple[Tensor, Tensor], int]:
+    """The first test batch, where methods will all see the same images, and the classes that ``relu`` tells apart."""
     if isinstance(test, Iterator):
         raise InvalidArgumentError("the test data can be read only once; give a DataLoader or a list of batches")
     (images, labels), (again, _) = (next(_pairs(test, relu, "test")) for _ in range(2))
@@ -120,17 +138,37 @@ def _first(test: Iterable[Any], relu: nn.Module) -> tuple[Tensor, Tensor]:
         raise InvalidArgumentError(
             "the test loader gives other images each time; give one that does not shuffle, nor augment at random"
         )
-    logits = relu(images)
+    classes = _logits(relu, images, "the model", "test").shape[1]
+    _check_labels(labels, classes)
+    return (images, labels), classes
+
+
+@torch.inference_mode()
+def _logits(network: nn.Module, images: Tensor, what: str, which: str) -> Tensor:
+    """Outputs of ``network``, which classifies ``images``."""
+    try:
+        logits = network(images)
+    except Exception as error:  # whatever the code of a model raises
+        told = f"{which} images {images.dtype} {tuple(images.shape)}"
+        raise InvalidArgumentError(f"{what} cannot take the {told}: {type(error).__name__}: {error}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        told = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InvalidArgumentError(f"the model must give logits [N, classes] for images [N, ...], got {told}")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        told = str(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InvalidArgumentError(f"{what} must give logits [N, classes] for images [N, ...], got {told}")
+    if not logits.isfinite().all():
+        raise InvalidArgumentError(
+            f"outputs of {what} on the {which} images are not finite; look for NaN or Inf in the images or the weights"
+        )
+    return logits
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Refuse labels that no output stands for."""
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         given = f"{int(labels.min())} to {int(labels.max())}"
-        raise InvalidArgumentError(f"labels must be 0 to {logits.shape[1] - 1}, as the model has outputs; got {given}")
-    return images, labels
+        raise InvalidArgumentError(f"labels must be 0 to {classes - 1}, as the model has outputs; got {given}")
 
 
-def _graph(name: str, network: nn.Module, example: tuple[Tensor, Tensor]) -> fx.GraphModule:
+def _graph(name: str, network: nn.Module, example: tuple[Tensor, Tensor], classes: int) -> fx.GraphModule:
     """A copy of ``network`` as a graph."""
     graph = trace(network, [example]).eval()
     if relu_layers(graph) or not qcfs_layers(graph):
@@ -138,4 +176,7 @@ def _graph(name: str, network: nn.Module, example: tuple[Tensor, Tensor]) -> fx.
             f"network {name!r} must have QCFS activations and no others, as replace_activations makes it; "
             f"it has {len(qcfs_layers(graph))}, and {list(relu_layers(graph)) or 'no'} others"
         )
+    outputs = _logits(graph, example[0], f"network {name!r}", "test").shape[1]
+    if outputs != classes:
+        raise InvalidArgumentError(f"network {name!r} has {outputs} outputs, and the model {classes}")
     return graph

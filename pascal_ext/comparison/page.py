@@ -26,7 +26,9 @@ def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Comparison]:
     """
     found = comparisons(rows)
     if not found:
-        raise InvalidArgumentError("there are no rows of a comparison, or none on accuracy")
+        refused = {row["method"]: row["refused"] for row in rows if "refused" in row}
+        told = "".join(f"; {method} was left out: {reason}" for method, reason in refused.items())
+        raise InvalidArgumentError(f"there are no rows of a comparison, or none on accuracy{told}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").write_text(html(found, rows), encoding="utf-8")
     (folder / "points.csv").write_text(tables.to_csv(found), encoding="utf-8")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from pascal_ext.comparison import rows
 from pascal_ext.comparison.measure import Measurement
 from pascal_ext.comparison.methods import Method
-from pascal_ext.comparison.workload import Workload, fingerprint
+from pascal_ext.comparison.workload import Workload
 
 KEY = ("suite", "model", "network", "fingerprint", "method", "T", "calibration", "seed", "shard", "shard_size")
 _log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def run(
 ) -> int:
     """Measure what ``output`` has no rows of yet, and append them; an interrupted run goes on where it was.
 
-    What fails on a method does not end the run: a row says that the method was refused, and why.
+    A row on fewer images than a loader now has in that shard, whose end it was, is measured again. What fails on a
+    method does not end the run: a row says that the method was refused, and why.
 
     Args:
         workload: networks and images.
@@ -83,17 +84,21 @@ def run(
         How many rows were appended.
     """
     written = 0
-    done = {tuple(row.get(name) for name in KEY) for row in rows.read(output) if "refused" not in row}
+    done = {tuple(row.get(name) for name in KEY): row["images"] for row in rows.read(output) if "refused" not in row}
     refused: set[tuple[str, str]] = set()
     measurement = Measurement(workload)
-    weights = {name: fingerprint(network) for name, network in {**workload.networks, "": workload.relu}.items()}
+    weights = {name: workload.identity(network) for name, network in {**workload.networks, "": workload.relu}.items()}
     pieces = itertools.islice(workload.pieces(), 0 if measure == Measure.COSTS else shards)
     costs = [] if measure == Measure.ACCURACY else [None]
     wanted = tasks(methods, list(workload.networks), itertools.chain(pieces, costs))
     for group in tqdm(wanted, desc=f"{workload.model} on {workload.title}"):
         keys = [task.key(workload, weights[task.network], seed) for task in group]
-        missing = [index for index, key in enumerate(keys) if tuple(key.values()) not in done]
-        chosen, network, shard = [group[index].method for index in missing], group[0].network, group[0].shard
+        network, shard = group[0].network, group[0].shard
+        images = (
+            0 if shard is None or workload.shards is not None else sum(len(one) for one, _ in workload.shard(shard))
+        )
+        missing = [index for index, key in enumerate(keys) if done.get(tuple(key.values()), -1) < images]
+        chosen = [group[index].method for index in missing]
         if not missing or (chosen[0].name, network) in refused:
             continue
         try:
@@ -103,7 +108,8 @@ def run(
                 found = measurement.rows(chosen, network, shard)
         except Exception as error:  # a converter by others may raise anything
             reason = f"{type(error).__name__}: {error}"
-            _log.warning("%s was left out: %s", chosen[0].title, reason, exc_info=error)
+            _log.warning("%s was left out: %s", chosen[0].title, reason)
+            _log.debug("where it failed:", exc_info=error)
             refused.update((method.name, network) for method in chosen)
             found = [{"refused": reason}] * len(missing)
         for index, row in zip(missing, found, strict=True):

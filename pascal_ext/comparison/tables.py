@@ -63,7 +63,7 @@ def summary(comparison: Comparison, points: float = 1.0) -> Table:
     table = Table(
         title=f"{told}, costs within {points:g} points", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    table.add_column("", min_width=38)
+    table.add_column("", min_width=28)
     for column in ("accuracy", "steps", "latency", "energy", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for curve in nearest(comparison, points):

@@ -17,6 +17,24 @@ from pascal_ext.comparison.timing import Device
 from pascal_ext.errors import InvalidArgumentError
 
 
+def fingerprint(model: nn.Module) -> str:
+    """Eight hexadecimal digits that change when a weight does: networks of one name are not always the same."""
+    return digest(model.state_dict().items())
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Eight hexadecimal digits that change when a name or a value does."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        found.update(name.encode() + _bytes(tensor))
+    return found.hexdigest()[:8]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """In the tensor's own dtype; NumPy has no bfloat16."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 @dataclasses.dataclass
 class Workload:
     """Networks and images, all on one device.
@@ -33,6 +51,7 @@ class Workload:
         shards: number of those; None where it takes all batches to find out.
         shard: number of a shard -> its test batches; none beyond the last.
         sample: the batches that costs are measured on.
+        identity: what tells networks of one name apart.
     """
 
     suite: str
@@ -47,6 +66,7 @@ class Workload:
     shards: int | None
     shard: Callable[[int], Batches]
     sample: Callable[[], Batches]
+    identity: Callable[[nn.Module], str] = fingerprint
 
     def pieces(self) -> Iterator[int]:
         """The numbers of all shards."""
@@ -90,16 +110,3 @@ def in_float32(device: Device) -> Iterator[None]:
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Eight hexadecimal digits that change when a weight does: networks of one name are not always the same."""
-    return digest(model.state_dict().items())
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Eight hexadecimal digits that change when a name or a value does."""
-    found = hashlib.sha256()
-    for name, tensor in tensors:
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:8]

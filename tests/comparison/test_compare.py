@@ -90,8 +90,35 @@ def test_methods_can_be_added_later_and_nothing_is_measured_twice(
     assert len(rows.read(tmp_path / "rows.jsonl")) == len(written) + 1
 
 
-def test_a_method_that_refuses_the_model_is_told_and_the_others_go_on(
+def test_more_test_images_are_measured_where_there_were_fewer(
     model: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"methods": ["pascal-free-4"], "measure": "accuracy"}
+    assert pascal_ext.compare(model, batches, batches[:1], tmp_path, **options).curves[0].images == 40
+    assert pascal_ext.compare(model, batches, batches, tmp_path, **options).curves[0].images == 90
+    written = (tmp_path / "rows.jsonl").read_bytes()
+    assert pascal_ext.compare(model, batches, batches[:1], tmp_path, **options).curves[0].images == 90
+    assert (tmp_path / "rows.jsonl").read_bytes() == written
+
+
+def test_a_changed_network_is_measured_anew_and_the_page_is_about_the_one_that_is_given(
+    model: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    fine = pascal_ext.calibrate(pascal_ext.replace_activations(model.eval(), 8), batches)
+    coarse = copy.deepcopy(fine)
+    for layer in coarse.modules():
+        if isinstance(layer, pascal_ext.QCFS):
+            layer.levels = 1  # the same weights
+    options: dict[str, Any] = {"methods": ["pascal"], "measure": "accuracy"}
+    for network, levels in ((fine, 8), (coarse, 1), (fine, 8)):
+        found = pascal_ext.compare(model, batches, batches, tmp_path, networks={"mine": network}, **options)
+        ((point,),) = (curve.points for curve in found.curves)
+        assert (point.timesteps, point.accuracy) == (levels, accuracy(network.eval(), batches))
+    assert len(rows.read(tmp_path / "rows.jsonl")) == 2
+
+
+def test_a_method_that_refuses_the_model_is_told_and_the_others_go_on(
+    model: nn.Module, batches: Batches, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Branching(nn.Module):  # SpikingJelly's tracer stops at it
         def __init__(self) -> None:
@@ -106,6 +133,9 @@ def test_a_method_that_refuses_the_model_is_told_and_the_others_go_on(
     )
     assert [curve.method.name for curve in found.curves] == ["pascal-free-4"]
     assert list(found.refused) == ["SpikingJelly, max"]
+    (told,) = (record for record in caplog.records if record.name.startswith("pascal_ext"))
+    assert "SpikingJelly, max was left out: " in told.getMessage()
+    assert told.exc_info is None  # a traceback into other packages says no more
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Left out: SpikingJelly, max" in page
 
@@ -113,7 +143,7 @@ def test_a_method_that_refuses_the_model_is_told_and_the_others_go_on(
 def test_shards_are_all_batches_once_and_in_order(model: nn.Module) -> None:
     images = torch.arange(1300.0).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     loader = DataLoader(TensorDataset(images, torch.zeros(1300, dtype=torch.int64)), 96)
-    shards = given.Shards(loader, model)
+    shards = given.Shards(loader, model, classes=5)
     cut = [shards(index) for index in range(4)]
     assert [sum(len(labels) for _, labels in shard) for shard in cut] == [576, 576, 148, 0]
     assert torch.equal(torch.cat([part for shard in cut for part, _ in shard]), images)
@@ -131,6 +161,13 @@ def test_labels_of_calibration_images_are_not_looked_at(model: nn.Module, batche
 def test_mistakes_are_told(model: nn.Module, batches: Batches, tmp_path: Path) -> None:
     images, labels = batches[0]
     shuffled = DataLoader(TensorDataset(images, labels), 8, shuffle=True)
+    wide, file = torch.rand(40, 1, 28, 28), tmp_path / "file"
+    file.touch()
+    four = pascal_ext.replace_activations(nn.Sequential(*model[:-1], nn.Linear(12, 4)).eval())
+
+    class Undefined(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.nan
 
     def run(**changed: Any) -> None:
         arguments = {"model": model, "calibration": batches, "test": batches, "methods": ["pascal-free-4"]} | changed
@@ -138,6 +175,18 @@ def test_mistakes_are_told(model: nn.Module, batches: Batches, tmp_path: Path) -
 
     for changed, message in (
         ({"methods": ["magic"]}, "there is no method 'magic'"),
+        ({"methods": "sj-max"}, r"give methods=\['sj-max'\]"),
+        ({"methods": []}, "methods has no names"),
+        ({"methods": ["pascal-free-4", "pascal"]}, "'pascal' starts from a network with QCFS activations"),
+        ({"calibration_images": 0}, "calibration_images must be a whole number of at least 1, got 0"),
+        ({"measure": "costs"}, "costs are shown at accuracies"),
+        ({"output": file}, "cannot be a folder"),
+        ({"model": model.forward}, "must be a torch.nn.Module, got method"),
+        ({"model": nn.Sequential(model, Undefined())}, "outputs of the model on the test images are not finite"),
+        ({"test": [(wide, labels)]}, r"cannot take the test images torch.float32 \(40, 1, 28, 28\): RuntimeError"),
+        ({"calibration": [wide]}, r"cannot take the calibration images torch.float32 \(40, 1, 28, 28\)"),
+        ({"networks": {"": model}}, "names, which are not empty"),
+        ({"networks": {"mine": four}}, "network 'mine' has 4 outputs, and the model 5"),
         ({"timesteps": 0}, "timesteps must be a whole number of at least 1, got 0"),
         ({"measure": "speed"}, "measure='speed' is unknown"),
         ({"test": iter(batches)}, "can be read only once"),
@@ -156,9 +205,20 @@ def test_mistakes_are_told(model: nn.Module, batches: Batches, tmp_path: Path) -
         with pytest.raises(CalibrationError, match="empty"):
             run(**empty)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidArgumentError, match="labels must be 0 to 4, as the model has outputs; got 3 to 7"):
+        run(test=[*batches, (images, labels + 3)], output=tmp_path / "late")
     run()
     kept = (tmp_path / "out" / "rows.jsonl").read_bytes()
-    for other in ({"data": "others"}, {"calibration": batches[1:]}, {"model": model[:-1]}):
+    other_activation = copy.deepcopy(model)
+    other_activation[2] = nn.ReLU6()
+    joined = [tuple(map(torch.cat, zip(*batches, strict=True)))]  # threshold balancing goes by batches
+    for other in (
+        {"data": "others"},
+        {"calibration": batches[1:]},
+        {"calibration": joined},
+        {"model": model[:-1]},
+        {"model": other_activation},
+    ):
         with pytest.raises(InvalidArgumentError, match="is about another model, other data or names"):
             run(**other)
     assert (tmp_path / "out" / "rows.jsonl").read_bytes() == kept
@@ -169,7 +229,7 @@ def test_where_every_method_refuses_there_is_nothing_to_report(batches: Batches,
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1)[:, :5].relu().sort(1).values  # order is no linear operation
 
-    with pytest.raises(InvalidArgumentError, match="no rows"):
+    with pytest.raises(InvalidArgumentError, match=r"no rows.*; pascal-free-4 was left out: Unsupported"):
         pascal_ext.compare(Odd(), batches, batches, tmp_path, methods=["pascal-free-4"], measure="accuracy")
     (row,) = rows.read(tmp_path / "rows.jsonl")
     assert "refused" in row

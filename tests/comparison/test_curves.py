@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pascal_ext.comparison import curves, page, tables
 
@@ -63,6 +65,31 @@ def test_the_newest_of_the_same_rows_counts() -> None:
         assert curve.memory_ratio == ratio
 
 
+def test_a_method_has_one_curve_of_the_newest_network_on_most_images_for_longest() -> None:
+    longer = ROW | {"T": 3, "timesteps": [1.0, 2.0, 3.0], "per_layer": [1.0, 2.0, 3.0], "latency": [1, 2, 3]}
+    longer |= {"right": [1, 6, 7], "changed": [9, 4, 3]}
+    more = ROW | {"shard": 1}
+    trained_again = ROW | {"fingerprint": "new"}
+    for rows, images, points in (
+        ([ROW, longer], 10, 3),
+        ([longer, ROW], 10, 3),
+        ([longer, ROW, more], 20, 2),
+        ([ROW, more, longer, trained_again], 10, 2),
+    ):
+        ((curve,),) = (found.curves for found in curves.comparisons(rows))
+        assert (curve.images, len(curve.points)) == (images, points)
+
+
+def test_a_refusal_is_told_until_the_method_has_been_measured() -> None:
+    refused = {name: ROW[name] for name in ("model", "data", "method", "network", "seed", "calibration")}
+    refused |= {"T": 1, "fingerprint": "", "shard": 0, "shard_size": 10, "refused": "ValueError: too few timesteps"}
+    other = ROW | {"method": "sj-99.9"}
+    (found,) = curves.comparisons([other, refused])
+    assert found.refused == {"SpikingJelly, max": "ValueError: too few timesteps"}
+    (found,) = curves.comparisons([other, refused, ROW])
+    assert (found.refused, len(found.curves)) == ({}, 2)
+
+
 def test_times_are_medians_of_ratios_and_may_be_missing(tmp_path: Path) -> None:
     (timed,) = curves.comparisons([ROW, COSTS | TIMES])
     assert [point.time_ratio for point in timed.curves[0].points] == [2.25, 4.5]
@@ -79,6 +106,17 @@ def test_times_are_medians_of_ratios_and_may_be_missing(tmp_path: Path) -> None:
         assert "<dt>accuracy on</dt><dd>a GPU</dd>" in html
         assert f"<dt>time on</dt><dd>{'; '.join(time_on) or '–'}</dd>" in html
         assert f"accuracy on: a GPU; time on: {' and '.join(time_on) or '–'}\n" in (tmp_path / "tables.md").read_text()
+
+
+def test_a_narrow_terminal_shows_every_cost() -> None:
+    pascal = {"method": "pascal-plan-4", "T": None, "timesteps": [4.0], "per_layer": [4.0], "right": [9]}
+    pascal |= {"changed": [0], "latency": [1234]}
+    (found,) = curves.comparisons([ROW | pascal, COSTS | TIMES | pascal])
+    console = Console(width=80, file=io.StringIO())
+    console.print(tables.summary(found))
+    text = console.file.getvalue()
+    for word in ("accuracy", "steps", "latency", "energy", "time", "90.00", "1,234", "4.5"):
+        assert word in text
 
 
 def test_time_in_counts_stands_beside_that_of_spikes() -> None:
