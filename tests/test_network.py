@@ -142,7 +142,7 @@ def test_networks_without_activations(x: Tensor) -> None:
 def test_a_neuron_on_constants_is_refused(x: Tensor) -> None:
     from pascal_ext.errors import UnsupportedOperationError
 
-    model = Net(lambda m, x: x + relu(m.bias), bias=nn.Parameter(torch.randn(3, 1, 1)))
+    model = Net(lambda m, x: x + m.relu(m.bias), bias=nn.Parameter(torch.randn(3, 1, 1)), relu=nn.ReLU())
     with pytest.raises(UnsupportedOperationError, match="only constants"):
         convert(model.double(), [x], progress=False)
 

@@ -26,14 +26,16 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     images = torch.rand(16, 1, 8, 8)
     names = {"model": network(), "images": images, "loader": [(images, torch.zeros(16))]}
+    names["test_loader"] = [(images, torch.randint(5, (16,)))]
     code_blocks = blocks("README.md")
-    assert len(code_blocks) == 4
+    assert len(code_blocks) == 5
     for block in code_blocks:
         code = block if HAS_RECIPES else block.replace("converter.convert(model)", "converter(model)")
         exec(compile(code, "README.md", "exec"), names)
     names["pascal_ext"].unregister()
     torch.testing.assert_close(names["sequence"].mean(0), names["logits"])
     assert (tmp_path / "snn.safetensors").exists()
+    assert (tmp_path / "comparison" / "report.html").exists()
 
 
 def test_the_code_of_the_page_about_training_runs() -> None:
