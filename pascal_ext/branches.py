@@ -138,14 +138,14 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
     for name, function in creations.items():
         setattr(torch, name, symbolic_creation(function))
     builtins.len, builtins.isinstance = symbolic_len, symbolic_isinstance
-    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]  # put back below
+    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]  # for as long as a model is traced
     try:
         yield
     finally:
         builtins.len, builtins.isinstance = real_len, real_isinstance
         for name, function in creations.items():
             setattr(torch, name, function)
-        torch.autocast.__enter__ = real_enter  # type: ignore[method-assign]  # as above
+        torch.autocast.__enter__ = real_enter  # type: ignore[method-assign]  # torch's own again
 
 
 def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pascal_ext import figures
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.extras import require
+from pascal_ext.pages import template
 
 FORMAT_VERSION = 1
 KINDS = ("stock", "converted", "tuned")
@@ -142,20 +142,13 @@ class Report:
         Raises:
             MissingExtraError: matplotlib or jinja2 is not installed.
         """
-        jinja2 = require("jinja2", extra="report")
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("pascal_ext", "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        page = template("report.html.j2")  # before the work of drawing
         plots = {
             "accuracy": figures.accuracy_figure(self.methods, self.ann_accuracy, self.samples) if self.methods else "",
             "levels": figures.levels_figure(self.layers) if self.layers else "",
             "raster": figures.raster_figure(self.raster) if self.raster else "",
         }
-        text = environment.get_template("report.html.j2").render(report=self, plots=plots)
+        text: str = page.render(report=self, plots=plots)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text

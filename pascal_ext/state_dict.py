@@ -138,7 +138,8 @@ def _renamed(state: Mapping[str, Any], rename: Callable[[str], str]) -> Mapping[
         return state  # two tensors would have one name
     metadata = getattr(state, "_metadata", None)
     if metadata is not None:
-        renamed._metadata = OrderedDict((rename(name), value) for name, value in metadata.items())  # type: ignore[attr-defined]
+        versions = OrderedDict((rename(name), value) for name, value in metadata.items())
+        renamed._metadata = versions  # type: ignore[attr-defined]  # where torch looks for them
     return renamed
 
 

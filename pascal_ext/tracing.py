@@ -146,10 +146,9 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     becomes a module of its own: the first call of a module keeps the module's name, the next ones get ``_1``, ``_2``
     ...; a function called in the ``forward`` of ``layer1.0`` becomes ``layer1.0.relu``. A LeakyReLU, PReLU or
     Hardtanh(-a, b) ``act`` becomes two, ``act.positive`` and ``act.negative``
-    (:func:`pascal_ext.two_sided.split_two_sided`). Parameters of ``forward`` with
-    a plain default (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is
-    not changed and shares nothing. Of a model in a wrapper, see :func:`pascal_ext.traceable.unwrapped`, it is the graph
-    of the model.
+    (:func:`pascal_ext.two_sided.split_two_sided`). Parameters of ``forward`` with a plain default
+    (``return_features=False``, ``mask=None``) keep it, and are gone from the graph. The model itself is not changed and
+    shares nothing. Of a model in a wrapper, see :func:`pascal_ext.traceable.unwrapped`, it is the graph of the model.
 
     Args:
         model: the model.

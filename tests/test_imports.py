@@ -52,7 +52,7 @@ LAYERS = (
         "signals",
         "wires",
     },
-    {"energy", "figures", "io", "network_report", "recording", "report", "specs", "verification"},
+    {"energy", "figures", "io", "network_report", "pages", "recording", "report", "specs", "verification"},
     {"adapters"},
     {"cli_options", "comparison", "demo"},
     {"cli", "benchmarks"},

@@ -14,9 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pascal_ext.activations import relu_layers
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, ann2snn, load
 from pascal_ext.data import device_of
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
+from pascal_ext.tracing import trace
 
 _functional = load("functional")
 
@@ -51,10 +53,12 @@ def convert_stock(ann: nn.Module, dataloader: Iterable[Any], method: str) -> nn.
 
     Raises:
         InvalidArgumentError: the installed SpikingJelly has no such method.
+        UnsupportedOperationError: 0.0.0.0.14 has left activations as they are, which it does without a word; 2.x
+            refuses them by itself.
     """
     known = [*STOCK_METHODS, *([LOCAL_THRESHOLD_BALANCING] if HAS_RECIPES else [])]
     if method not in known:
-        raise InvalidArgumentError(f"there is no stock method {method!r}; choose one of {known}")
+        raise InvalidArgumentError(f"the installed SpikingJelly has no stock method {method!r}; choose one of {known}")
     ann = copy.deepcopy(ann).eval()
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
         if method == LOCAL_THRESHOLD_BALANCING:
@@ -62,8 +66,21 @@ def convert_stock(ann: nn.Module, dataloader: Iterable[Any], method: str) -> nn.
         elif HAS_RECIPES:
             recipe = ann2snn.RateCodingRecipe(dataloader=dataloader, **STOCK_METHODS[method])
         else:
-            return ann2snn.Converter(dataloader, **STOCK_METHODS[method])(ann).eval()
+            network = ann2snn.Converter(dataloader, **STOCK_METHODS[method])(ann).eval()
+            _check_spikes(network, ann)
+            return network
         return ann2snn.Converter(recipe).convert(ann).eval()
+
+
+def _check_spikes(network: nn.Module, ann: nn.Module) -> None:
+    """Refuse a network in which activations are left: it would seem to be exact after one step."""
+    neurons = sum(isinstance(module, load("neuron").BaseNode) for module in network.modules())
+    activations = relu_layers(trace(ann))
+    if neurons < len(activations):
+        raise UnsupportedOperationError(
+            f"SpikingJelly 0.0.0.0.14 made {neurons} spiking neurons for the activations {list(activations)}: it knows "
+            "torch.nn.ReLU modules alone, and leaves F.relu and others as they are"
+        )
 
 
 def readout_delay(network: nn.Module, dataloader: Iterable[Any], timesteps: int) -> int:

@@ -12,7 +12,7 @@ from pascal_ext.comparison import given, page, rows, runner
 from pascal_ext.comparison.curves import Comparison
 from pascal_ext.comparison.methods import METHODS, Method, find
 from pascal_ext.comparison.runner import Measure
-from pascal_ext.comparison.workload import in_float32
+from pascal_ext.comparison.workload import fingerprint, in_float32
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.extras import require
 
@@ -109,7 +109,7 @@ def compare(
             environment=rows.environment(),
             measure=Measure(measure),
         )
-    current = {name: made.identity(network) for name, network in made.networks.items()}
+    current = {name: fingerprint(network) for name, network in made.networks.items()}
     about_current = [
         row for row in rows.read(path) if row["fingerprint"] == current.get(row["network"], row["fingerprint"])
     ]

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 import pascal_ext
-from pascal_ext.activations import relu_layers
 from pascal_ext.adapters.spikingjelly import stock
-from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, load
+from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
 from pascal_ext.comparison.rate_network import RateNetwork
 from pascal_ext.data import split_batch
-from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.plan import LevelPlan
-from pascal_ext.tracing import trace
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 FOLDED = 400  # images times steps that a rate-coded network is given at once: more is slower on a CPU
@@ -85,22 +82,9 @@ class Conversion:
 def convert_stock(
     network: nn.Module, calibration: Batches, timesteps: int, *, method: str, updates: int | None = None
 ) -> Conversion:
-    """One of SpikingJelly's own methods; ``updates``: see :func:`repeated`.
-
-    Raises:
-        UnsupportedOperationError: it has left activations as they are, as 0.0.0.0.14 does without a word; 2.x refuses
-            them by itself. What is no spiking network would seem to be exact after one step.
-    """
+    """One of SpikingJelly's own methods; ``updates``: see :func:`repeated`."""
     batches = calibration if updates is None else repeated(calibration, updates)
     snn = stock.convert_stock(network, batches, method)
-    if not HAS_RECIPES:
-        neurons = sum(isinstance(module, load("neuron").BaseNode) for module in snn.modules())
-        activations = relu_layers(trace(network, calibration[:1]))
-        if neurons < len(activations):
-            raise UnsupportedOperationError(
-                f"SpikingJelly 0.0.0.0.14 made {neurons} spiking neurons for the activations {list(activations)}: it "
-                "knows torch.nn.ReLU modules alone, and leaves F.relu and others as they are"
-            )
     steps = list(range(1, timesteps + 1))
 
     def sums(images: Tensor) -> Tensor:

@@ -6,12 +6,23 @@ import bisect
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pascal_ext.comparison.methods import METHODS, Method
 from pascal_ext.demo.text import wilson_interval
 
-_Key = tuple[Any, ...]
+_Shard = tuple[int | None, int | None]  # its number and size; None of costs
+
+
+class _Run(NamedTuple):
+    """What rows have in common that add up."""
+
+    method: str
+    network: str
+    T: int | None
+    seed: int
+    fingerprint: str
+    calibration: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +133,12 @@ def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     newest row counts, which comes last. Of a network that was trained again under its name, or calibrated on other
     images, the newest counts; of a method that was run to several T, the run on most images, of as many the longest.
     """
-    suites: dict[tuple[str, str], dict[_Key, dict[_Key, Mapping[str, Any]]]] = {}
+    suites: dict[tuple[str, str], dict[_Run, dict[_Shard, Mapping[str, Any]]]] = {}
     for row in rows:
         if row["method"] in METHODS:
-            same = tuple(row[name] for name in ("method", "network", "T", "seed", "fingerprint", "calibration"))
+            run = _Run(*(row[name] for name in _Run._fields))
             suite = suites.setdefault((row["model"], row["data"]), {})
-            measured = suite[same] = suite.pop(same, {})  # the newest come last
+            measured = suite[run] = suite.pop(run, {})  # the newest come last
             shard = (row["shard"], row["shard_size"])
             measured.pop(shard, None)  # the newer row also takes the last place
             measured[shard] = row
@@ -135,33 +146,28 @@ def comparisons(rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     return [comparison for comparison in found if comparison.curves]
 
 
-def _comparison(model: str, data: str, grouped: Mapping[_Key, Mapping[_Key, Mapping[str, Any]]]) -> Comparison:
+def _comparison(model: str, data: str, grouped: Mapping[_Run, Mapping[_Shard, Mapping[str, Any]]]) -> Comparison:
     order = list(METHODS)
-    found = {key: [row for row in same.values() if "refused" not in row] for key, same in grouped.items()}
-    newest = {(key[0], key[1], key[3]): key for key in grouped}  # of each method, network and seed
-    last = sorted(newest.values(), key=lambda key: (order.index(key[0]), key[1], *key[3:]))
-    keys = [
-        max((key for key in grouped if _same(key, one)), key=lambda key: (_images(found[key]), key[2] or 0))
+    found = {run: [row for row in same.values() if "refused" not in row] for run, same in grouped.items()}
+    newest = {(run.method, run.network, run.seed): run for run in grouped}
+    last = sorted(newest.values(), key=lambda run: (order.index(run.method), run.network, run.seed))
+    chosen = [
+        max((run for run in grouped if run._replace(T=one.T) == one), key=lambda run: (_images(found[run]), run.T or 0))
         for one in last
     ]
-    rows = [row for key in keys for row in found[key]]
-    curves = [_curve(found[key]) for key in keys if _images(found[key])]
+    rows = [row for run in chosen for row in found[run]]
+    curves = [_curve(found[run]) for run in chosen if _images(found[run])]
     costs = next((row["ann_operations"] for row in rows if row["shard"] is None), None)
     joules, macs = (costs["joules"], costs["macs"]) if costs else (None, None)
     accuracy = dict.fromkeys(_machine(row) for row in rows if row["shard"] is not None)
     time = dict.fromkeys(_machine(row) for row in rows if "seconds" in row and row["shard"] is None)
     refused = {
         _title(METHODS[row["method"]], row["network"]): row["refused"]
-        for key in last
-        for row in grouped[key].values()
+        for run in last
+        for row in grouped[run].values()
         if "refused" in row
     }
     return Comparison(model, data, joules, macs, tuple(curves), tuple(accuracy), tuple(time), refused)
-
-
-def _same(key: _Key, other: _Key) -> bool:
-    """Whether two keys of :func:`comparisons` differ in T alone."""
-    return key[:2] + key[3:] == other[:2] + other[3:]
 
 
 def _images(rows: Iterable[Mapping[str, Any]]) -> int:

@@ -19,6 +19,9 @@ _STOCK = (
     ("h", (0, (8, 2))), ("*", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
 )  # fmt: skip
 _RATE = (("<", (0, (1, 1.6))), (">", (0, (4, 2))), ("X", "-"), ("p", (0, (6, 1.5, 1, 1.5))))
+_PASCAL = (
+    ("D", PAPER, (0, (3, 2))), ("d", PAPER, (0, (1, 2))), ("s", PAPER, (0, (5, 1.5, 1, 1.5))), ("D", ACCENT, "none"),
+)  # fmt: skip
 #: Name of each rate-coded method -> marker and line, the same in every figure.
 STYLES = {
     method.name: style
@@ -26,12 +29,7 @@ STYLES = {
     for method, style in zip([one for one in METHODS.values() if one.kind == kind], styles, strict=True)
 }
 #: Name of a series of PASCAL networks -> marker, the colour that fills it, and line.
-SERIES = {
-    "PASCAL without training": ("D", PAPER, (0, (3, 2))),
-    "PASCAL without training, planned": ("d", PAPER, (0, (1, 2))),
-    "PASCAL without labels, weights adjusted": ("s", PAPER, (0, (5, 1.5, 1, 1.5))),
-    "PASCAL, fine-tuned": ("D", ACCENT, "none"),
-}
+SERIES = dict(zip(dict.fromkeys(method.series for method in METHODS.values() if method.series), _PASCAL, strict=True))
 _MARKED = {2**power for power in range(12)}
 
 X = Callable[[Point], "float | None"]

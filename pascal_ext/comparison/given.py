@@ -47,10 +47,11 @@ def workload(
     calibrated = list(_up_to(_pairs(calibration, relu, "calibration"), calibration_images))
     first, classes = _first(test, relu)
     _logits(relu, calibrated[0][0], "the model", "calibration")
-    seen = [(str(tuple(images.shape)), images) for images, _ in calibrated] + [("", tensor) for tensor in first]
+    told = re.sub(r" at 0x[0-9a-fA-F]+", "", str(relu))  # addresses are others in each process
+    seen = [(f"{told}{tuple(images.shape)}", images) for images, _ in calibrated] + [("", tensor) for tensor in first]
     shards = Shards(test, relu, classes)
     return Workload(
-        suite=digest([(identity(relu), torch.empty(0)), *seen]),
+        suite=digest([*relu.state_dict().items(), *seen]),
         model=name,
         title=title,
         relu=relu,
@@ -62,17 +63,7 @@ def workload(
         shards=None,
         shard=shards,
         sample=lambda: shards(0),
-        identity=identity,
     )
-
-
-def identity(model: nn.Module) -> str:
-    """Eight hexadecimal digits that change with weights and with what layers say of themselves, as levels.
-
-    Code of a ``forward`` is looked at in graphs alone.
-    """
-    told = re.sub(r" at 0x[0-9a-fA-F]+", "", str(model))  # addresses are others in each process
-    return digest([*model.state_dict().items(), (told, torch.empty(0))])
 
 
 class Shards:

@@ -11,7 +11,7 @@ from pascal_ext.comparison import figures, tables
 from pascal_ext.comparison.curves import Comparison, Curve, Point, comparisons
 from pascal_ext.energy import HOROWITZ_45NM
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.extras import require
+from pascal_ext.pages import template
 
 
 def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Comparison]:
@@ -49,15 +49,7 @@ def html(found: Sequence[Comparison], rows: Iterable[Mapping[str, Any]]) -> str:
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    jinja2 = require("jinja2", extra="report")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pascal_ext", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text: str = environment.get_template("comparison.html.j2").render(
+    text: str = template("comparison.html.j2").render(
         title="Conversions beside each other",
         comparisons=found,
         facts=_facts(found, rows),

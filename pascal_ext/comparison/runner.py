@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from pascal_ext.comparison import rows
 from pascal_ext.comparison.measure import Measurement
 from pascal_ext.comparison.methods import Method
-from pascal_ext.comparison.workload import Workload
+from pascal_ext.comparison.workload import Workload, fingerprint
 
 KEY = ("suite", "model", "network", "fingerprint", "method", "T", "calibration", "seed", "shard", "shard_size")
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def run(
     done = {tuple(row.get(name) for name in KEY): row["images"] for row in rows.read(output) if "refused" not in row}
     refused: set[tuple[str, str]] = set()
     measurement = Measurement(workload)
-    weights = {name: workload.identity(network) for name, network in {**workload.networks, "": workload.relu}.items()}
+    weights = {name: fingerprint(network) for name, network in {**workload.networks, "": workload.relu}.items()}
     pieces = itertools.islice(workload.pieces(), 0 if measure == Measure.COSTS else shards)
     costs = [] if measure == Measure.ACCURACY else [None]
     wanted = tasks(methods, list(workload.networks), itertools.chain(pieces, costs))

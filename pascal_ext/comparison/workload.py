@@ -12,27 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pascal_ext.activations import qcfs_layers
 from pascal_ext.comparison.conversions import Batches
 from pascal_ext.comparison.timing import Device
 from pascal_ext.errors import InvalidArgumentError
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Eight hexadecimal digits that change when a weight does: networks of one name are not always the same."""
-    return digest(model.state_dict().items())
+    """Eight hexadecimal digits that change when a weight does, or the levels of a QCFS layer: networks of one name are
+    not always the same.
+    """
+    levels = ((f"{name}.levels", torch.tensor(layer.levels)) for name, layer in qcfs_layers(model).items())
+    return digest(itertools.chain(model.state_dict().items(), levels))
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Eight hexadecimal digits that change when a name or a value does."""
     found = hashlib.sha256()
     for name, tensor in tensors:
-        found.update(name.encode() + _bytes(tensor))
+        values = tensor.detach().cpu().contiguous().flatten()
+        found.update(name.encode() + values.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return found.hexdigest()[:8]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """In the tensor's own dtype; NumPy has no bfloat16."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 @dataclasses.dataclass
@@ -51,7 +51,6 @@ class Workload:
         shards: number of those; None where it takes all batches to find out.
         shard: number of a shard -> its test batches; none beyond the last.
         sample: the batches that costs are measured on.
-        identity: what tells networks of one name apart.
     """
 
     suite: str
@@ -66,7 +65,6 @@ class Workload:
     shards: int | None
     shard: Callable[[int], Batches]
     sample: Callable[[], Batches]
-    identity: Callable[[nn.Module], str] = fingerprint
 
     def pieces(self) -> Iterator[int]:
         """The numbers of all shards."""

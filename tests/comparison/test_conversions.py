@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
-from torch import nn
 
 from pascal_ext.comparison import conversions
 from pascal_ext.comparison.memory import peak_bytes
-from pascal_ext.errors import UnsupportedOperationError
 
 
 def test_small_batches_are_repeated_as_often_as_asked() -> None:
@@ -37,14 +34,3 @@ def test_a_delayed_readout_leaves_out_first_outputs() -> None:
     expected = torch.stack([outputs[start:stop].sum(0) for start, stop in ranges])
     assert torch.equal(made.answers(outputs.cumsum(0), delayed=True), expected)
     assert torch.equal(made.answers(outputs.cumsum(0), delayed=False), outputs.cumsum(0))
-
-
-@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.LeakyReLU()])
-def test_what_keeps_an_activation_is_no_spiking_network(activation: nn.Module) -> None:
-    torch.manual_seed(0)
-    batch = (torch.rand(10, 4), torch.zeros(10, dtype=torch.int64))
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), activation, nn.Linear(8, 3))
-    with pytest.raises((UnsupportedOperationError, ValueError)):  # SpikingJelly 2.x has its own
-        conversions.convert_stock(model, [batch], 4, method="max")
-    model[3] = nn.ReLU()
-    assert len(conversions.convert_stock(model, [batch], 4, method="max").sums(batch[0])) == 4

@@ -10,7 +10,7 @@ from torch import nn
 
 from pascal_ext.adapters.spikingjelly import registration, stock
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, Converter, ann2snn
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
 from pascal_ext.network import SpikingNetwork
 
 
@@ -69,6 +69,16 @@ def test_unknown_methods_are_named() -> None:
     model, data = model_and_data()
     with pytest.raises(InvalidArgumentError, match="no stock method 'best'"):
         stock.convert_stock(model, data, "best")
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.LeakyReLU()], ids=repr)
+def test_what_keeps_an_activation_is_no_spiking_network(activation: nn.Module) -> None:
+    data = [(torch.rand(10, 4), torch.zeros(10, dtype=torch.int64))]
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), activation, nn.Linear(8, 3))
+    with pytest.raises((UnsupportedOperationError, ValueError)):  # SpikingJelly 2.x has its own
+        stock.convert_stock(model, data, "max")
+    model[3] = nn.ReLU()
+    assert len(list(stock.running_mean(stock.convert_stock(model, data, "max"), data[0][0], 4))) == 4
 
 
 @pytest.mark.skipif(not HAS_RECIPES, reason="threshold balancing came with SpikingJelly 2.x")
