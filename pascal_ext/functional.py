@@ -25,8 +25,8 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor | float, levels: int, backend: st
     ``v_threshold * pasc_if(x_seq, v_threshold, levels).mean(0)`` is ``QCFS(x_seq.mean(0))``. Half-precision currents
     are accumulated in float32, and counts are integers.
 
-    The gradient is straight through, that of QCFS for the mean of the spikes (Bu et al., ICLR 2022): with
-    :math:`u = \\bar{x} L / \\lambda + 1/2`, each ∂s_t/∂x̄ is 1/λ for 0 < u < L, else 0.
+    The gradient is straight through, that of :class:`~pascal_ext.QCFS` for the mean of the spikes: each ∂s_t/∂x̄ is
+    1/λ for 0 < x̄/λ < 1, else 0.
 
     Args:
         x_seq: input currents, [T1, N, ...], T1 >= 1.

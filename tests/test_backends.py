@@ -121,7 +121,7 @@ def assert_differentiates_as_torch(z: Tensor, levels: int) -> None:
     for threshold in thresholds(z.unsqueeze(0), levels):
         wide = threshold.double().reshape(-1, *[1] * (z.ndim - 2)) if threshold.ndim else threshold.double()
         u = z.double() * levels / wide + 0.5
-        passed = torch.where((u > 0) & (u < levels), grad.double(), 0)
+        passed = torch.where((u > 0.5) & (u < levels + 0.5), grad.double(), 0)
         slope = u.floor().clamp(0, levels) / levels * grad - passed * z / wide
         found, slopes = torch.empty_like(z), torch.empty_like(z, dtype=torch.float64)
         TRITON.gradient(grad, z, threshold, levels, found, slopes)

@@ -55,13 +55,12 @@ def test_a_negative_threshold_mirrors() -> None:
 
 
 def expected_gradients(z: Tensor, grad: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Equations 13 and 14 of Bu et al., with z/λ in place of z so that they hold for a negative λ as well."""
-    lowest, highest = -1 / (2 * levels), 1 - 1 / (2 * levels)
+    """With z/λ in place of z so that they hold for a negative λ as well."""
     ratio = z / threshold
-    inside = (ratio > lowest) & (ratio < highest)
+    inside = (ratio > 0) & (ratio < 1)
     by_z = torch.where(inside, 1.0, 0.0)
     h = formula(z, threshold, levels)
-    by_threshold = torch.where(inside, (h - z) / threshold, torch.where(ratio >= highest, 1.0, 0.0))
+    by_threshold = torch.where(inside, (h - z) / threshold, torch.where(ratio >= 1, 1.0, 0.0))
     return grad * by_z, grad * by_threshold
 
 
@@ -90,8 +89,8 @@ def test_gradients_per_channel(shape: tuple[int, ...]) -> None:
 
 
 def test_gradients_on_the_boundaries() -> None:
-    """At u = 0 and at u = L the activation has already left the slope: zero for z, and 0 and 1 for λ."""
-    z = torch.tensor([-0.125, 0.875], requires_grad=True)
+    """At z = 0 and at z = λ the activation has already left the slope: zero for z, and 0 and 1 for λ."""
+    z = torch.tensor([0.0, 1.0], requires_grad=True)
     layer = QCFS(4, torch.tensor([1.0]))
     rows = layer(z)
     for value, expected in zip(rows, (0.0, 1.0), strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from pascal_ext.comparison import given, page, rows, runner
 from pascal_ext.comparison.curves import Comparison
 from pascal_ext.comparison.methods import METHODS, Method, find
 from pascal_ext.comparison.runner import Measure
-from pascal_ext.comparison.workload import fingerprint, in_float32
+from pascal_ext.comparison.workload import Workload, fingerprint, in_float32
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.extras import require
 
 ROWS = "rows.jsonl"
+_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -38,7 +41,8 @@ def compare(
 
     All methods start from the same model and calibrate on the same images. Into ``output`` go ``rows.jsonl``, with all
     that was measured, and a page, figures, a CSV file and Markdown tables made from it. What has a row is not measured
-    again: an interrupted comparison goes on where it was, and more methods may be added later.
+    again: an interrupted comparison goes on where it was, and more methods may be added later. Ctrl-C leaves a page of
+    what was measured so far.
 
     Args:
         model: with ReLU activations, images [N, ...] -> logits [N, classes], on a CPU or a GPU; it is copied.
@@ -100,20 +104,31 @@ def compare(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidArgumentError(f"output={str(output)!r} cannot be a folder: {error}") from error
-    with in_float32(made.device):
-        runner.run(
-            made,
-            chosen,
-            path,
-            commands={method.name: command for method in chosen},
-            environment=rows.environment(),
-            measure=Measure(measure),
-        )
+    try:
+        with in_float32(made.device):
+            runner.run(
+                made,
+                chosen,
+                path,
+                commands={method.name: command for method in chosen},
+                environment=rows.environment(),
+                measure=Measure(measure),
+            )
+    except KeyboardInterrupt:
+        with contextlib.suppress(InvalidArgumentError):  # interrupted before the first row on accuracy
+            _write(made, path)
+            _log.warning("interrupted; a page of what was measured is in %s, and the same call goes on", path.parent)
+        raise
+    return _write(made, path)
+
+
+def _write(made: Workload, path: Path) -> Comparison:
+    """Write the page of the rows in ``path`` beside it, but for those of networks that have changed since."""
     current = {name: fingerprint(network) for name, network in made.networks.items()}
     about_current = [
         row for row in rows.read(path) if row["fingerprint"] == current.get(row["network"], row["fingerprint"])
     ]
-    (comparison,) = page.write(about_current, Path(output))
+    (comparison,) = page.write(about_current, path.parent)
     return comparison
 
 

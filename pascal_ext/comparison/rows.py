@@ -59,7 +59,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             try:
                 found.append(json.loads(line))
             except ValueError:  # or half a character
-                warnings.warn(f"{path}, line {number}, is no complete row, and left out: {line[:40]!r}", stacklevel=2)
+                # Told from here, so once, however many read the file.
+                warnings.warn(f"{path}, line {number}, is no complete row, and left out: {line[:40]!r}", stacklevel=1)
     return found
 
 

@@ -90,6 +90,33 @@ def test_methods_can_be_added_later_and_nothing_is_measured_twice(
     assert len(rows.read(tmp_path / "rows.jsonl")) == len(written) + 1
 
 
+def test_an_interrupted_comparison_leaves_a_page_and_goes_on(
+    model: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given, "SHARD", 1)  # a shard for each batch
+
+    class Interrupted(list[Any]):
+        """Batches whose reader presses Ctrl-C before the last one, once a row was written."""
+
+        def __iter__(self) -> Any:
+            yield from self[:-1]
+            if rows.read(tmp_path / "rows.jsonl"):
+                raise KeyboardInterrupt
+            yield self[-1]
+
+    options: dict[str, Any] = {"methods": ["pascal-free-4", "sj-max"], "timesteps": 4, "measure": "accuracy"}
+    with pytest.raises(KeyboardInterrupt):
+        pascal_ext.compare(model, batches, Interrupted(batches), tmp_path, **options)
+    written = rows.read(tmp_path / "rows.jsonl")
+    assert 0 < len(written) < 2 * len(batches)
+    assert (tmp_path / "report.html").exists()
+    found = pascal_ext.compare(model, batches, batches, tmp_path, **options)
+    assert [curve.images for curve in found.curves] == [90, 90]
+    every = rows.read(tmp_path / "rows.jsonl")
+    assert every[: len(written)] == written
+    assert len(every) == 2 * len(batches)
+
+
 def test_more_test_images_are_measured_where_there_were_fewer(
     model: nn.Module, batches: Batches, tmp_path: Path
 ) -> None:

@@ -1,6 +1,12 @@
-"""Straight-through gradients (Bu et al., ICLR 2022, equations 13 and 14): the floor counts as the identity.
+"""Straight-through gradients: the floor counts as the identity, and the clip as the one to 0 < z/λ < 1.
 
-With ``u = z·L/λ + 1/2``, the gradient passes where 0 < u < L and nowhere else.
+That is how the networks of Bu et al. (ICLR 2022) were trained: their code clips z/λ to [0, 1] before the floor. Their
+equations 13 and 14 have it half a level lower, at -1/(2L) < z/λ < 1 - 1/(2L), as the formula's clip comes after the
+shift. The activation jumps at z/λ = (k - 1/2)/L, k = 1 ... L, and only the first window lies around these jumps: in the
+other one, gradients pass below the first jump, where nothing changes, and not above the last. Networks of few levels
+learn far less so, see docs/training.md.
+
+With ``u = z·L/λ + 1/2``, as the closed form has it, the window is 1/2 < u < L + 1/2.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 def activation_gradient(
     grad: Tensor, z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of ``QCFS(z)``: ∂/∂z is 1 for 0 < u < L; ∂/∂λ is QCFS(z)/λ − z/λ there, 0 below, and 1 above.
+    """Gradients of ``QCFS(z)``: ∂/∂z is 1 for 0 < z/λ < 1; ∂/∂λ is QCFS(z)/λ − z/λ there, 0 below, and 1 above.
 
     Args:
         grad: with respect to the activation, [N, ...] or [N, C, ...].
@@ -55,7 +61,7 @@ def _slopes(
     """The gradients with respect to z, in ``out`` where that is given, and, element by element, to λ."""
     u = shifted(z, divisor_of(threshold, levels), levels)
     to = {} if out is None else {"grad_input": out}  # transformations know no operations that write elsewhere
-    grad_z = torch.ops.aten.hardtanh_backward(grad, u, 0, levels, **to)  # grad where 0 < u < L
+    grad_z = torch.ops.aten.hardtanh_backward(grad, u, 0.5, levels + 0.5, **to)  # grad inside, else 0
     if not needs_threshold:
         return grad_z, None
     activation = u.floor_().clamp_(0, levels).mul_(grad).mul_(1 / levels)
@@ -65,7 +71,7 @@ def _slopes(
 def train_gradient(grad: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Gradients of a spike train, of which λ times the mean is QCFS of the mean current.
 
-    Each spike counts as ``clip(u, 0, L) / L``: ∂s_t/∂z = 1/λ and ∂s_t/∂λ = −z/λ² for 0 < u < L, whatever t.
+    Each spike counts as ``clip(z/λ, 0, 1)``: ∂s_t/∂z = 1/λ and ∂s_t/∂λ = −z/λ² for 0 < z/λ < 1, whatever t.
 
     Args:
         grad: with respect to the spikes, [L, N, ...].
@@ -80,7 +86,7 @@ def train_gradient(grad: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) 
     z = x_seq.mean(0, dtype=dtype)
     by = broadcastable(threshold, x_seq, 2)
     u = shifted(z, divisor_of(by, levels), levels)
-    inside = torch.ops.aten.hardtanh_backward(grad.sum(0, dtype=dtype), u, 0, levels) / by
+    inside = torch.ops.aten.hardtanh_backward(grad.sum(0, dtype=dtype), u, 0.5, levels + 0.5) / by
     grad_threshold = -(inside * z / by).sum_to_size(by.shape)
     window = x_seq.shape[0]
     grad_x = (inside / window).to(x_seq.dtype).expand_as(x_seq)

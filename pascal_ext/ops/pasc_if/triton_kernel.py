@@ -81,7 +81,7 @@ def qcfs_gradient_kernel(
     z = tl.load(z_ptr + index, mask=inside, other=0.0).to(dtype)
     threshold = _threshold(threshold_ptr, index, inside, channels, inner, block)
     u = _shifted(z, threshold, 1, levels, powers_of_two, block)
-    passed = tl.where((u <= 0) | (u >= levels), 0.0, grad)
+    passed = tl.where((u <= 0.5) | (u >= levels + 0.5), 0.0, grad)
     tl.store(out_ptr + index, passed.to(out_ptr.dtype.element_ty), mask=inside)
     if slopes:
         slope = _count(u, levels) * grad * (1 / levels) - passed * _divide(z, threshold)
