@@ -19,9 +19,9 @@ class QCFS(nn.Module):
         \mathrm{QCFS}(z) = \frac{\lambda}{L}\,
             \mathrm{clip}\left(\left\lfloor \frac{z L}{\lambda} + \frac12 \right\rfloor, 0, L\right)
 
-    The gradient treats the floor as the identity (straight-through), in the window around the levels' jumps:
-    ∂QCFS/∂z is 1 for 0 < z/λ < 1, else 0; ∂QCFS/∂λ is QCFS(z)/λ − z/λ for 0 < z/λ < 1, 0 below and 1 above. That is
-    what the authors' code does; their equations 13 and 14 have the window half a level lower.
+    The gradient treats the floor as the identity (straight-through): ∂QCFS/∂z is 1 for 0 < z/λ < 1, else 0;
+    ∂QCFS/∂λ is QCFS(z)/λ − z/λ for 0 < z/λ < 1, 0 below and 1 above. That is what the authors' code does; their
+    equations 13 and 14 have the window half a level lower, see :mod:`pascal_ext.ops.pasc_if.gradient`.
 
     Shapes: [N, ...] -> [N, ...] for a scalar threshold, [N, C, ...] -> [N, C, ...] for one per channel.
 

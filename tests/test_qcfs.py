@@ -77,6 +77,24 @@ def test_gradients(levels: int, threshold: float) -> None:
     torch.testing.assert_close(layer.threshold.grad, by_threshold.sum(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("threshold", [1.7, -0.6])
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_gradient_is_that_of_the_activation_averaged_over_noise_of_one_level(levels: int, threshold: float) -> None:
+    layer = QCFS(levels, torch.tensor(threshold, dtype=torch.float64))
+    z = (torch.linspace(-0.5, 1.5, 41, dtype=torch.float64) * threshold + 1e-3).requires_grad_()
+    layer(z).sum().backward()
+    noise = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000 - 0.5
+    step = abs(threshold) / levels
+
+    def averaged(at: Tensor) -> Tensor:
+        return layer(at[:, None] + noise * step).mean(1).detach()
+
+    slope = (averaged(z.detach() + 1e-3) - averaged(z.detach() - 1e-3)) / 2e-3
+    smooth = (slope - slope.round()).abs() < 0.3  # not where the difference reaches across a corner
+    assert smooth.sum() > 35
+    torch.testing.assert_close(z.grad[smooth], slope[smooth], rtol=0, atol=0.3)
+
+
 @pytest.mark.parametrize("shape", [(), (5,), (3, 3)])
 def test_gradients_per_channel(shape: tuple[int, ...]) -> None:
     z = inputs(PER_CHANNEL, *shape)

@@ -2,9 +2,9 @@
 
 That is how the networks of Bu et al. (ICLR 2022) were trained: their code clips z/λ to [0, 1] before the floor. Their
 equations 13 and 14 have it half a level lower, at -1/(2L) < z/λ < 1 - 1/(2L), as the formula's clip comes after the
-shift. The activation jumps at z/λ = (k - 1/2)/L, k = 1 ... L, and only the first window lies around these jumps: in the
-other one, gradients pass below the first jump, where nothing changes, and not above the last. Networks of few levels
-learn far less so, see docs/training.md.
+shift. Only the first is where the activation changes: averaged over noise of one level's width, uniform on
+(-λ/(2L), λ/(2L)), QCFS is clip(z, 0, λ), and ∂/∂z is this average's own derivative. Networks of few levels learn more
+with it, see docs/training.md.
 
 With ``u = z·L/λ + 1/2``, as the closed form has it, the window is 1/2 < u < L + 1/2.
 """
