@@ -212,12 +212,12 @@ class PascalIF(PascIF, SpikingNeuron):
             smooth = self.spike_grad((potential - threshold) * threshold.detach().sign()).to(out.dtype)
             return out + (smooth - smooth.detach())
         mean, threshold = self._mean_and_threshold(input_)
-        smooth = (mean * self.levels / threshold + 0.5).clamp(0, self.levels)
+        smooth = (mean / threshold).clamp(0, 1)
         smooth = smooth - smooth.detach()
         if self.execution == "spikes":
-            return out + (smooth / self.levels).to(out.dtype)
+            return out + smooth.to(out.dtype)
         count = quantise(mean.detach(), self.v_threshold.detach(), self.levels)
-        return activation(count + smooth, self.v_threshold, self.levels, out.dtype).unsqueeze(0)
+        return activation(count + self.levels * smooth, self.v_threshold, self.levels, out.dtype).unsqueeze(0)
 
     def extra_repr(self) -> str:
         learnt = ", learn_threshold=True" if isinstance(self.v_threshold, nn.Parameter) else ""
