@@ -134,18 +134,20 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
 
         return create
 
-    creations = {function.__name__: function for function in CREATIONS}
-    for name, function in creations.items():
-        setattr(torch, name, symbolic_creation(function))
-    builtins.len, builtins.isinstance = symbolic_len, symbolic_isinstance
-    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]  # for as long as a model is traced
+    symbolic: dict[tuple[Any, str], Any] = {
+        (builtins, "len"): symbolic_len,
+        (builtins, "isinstance"): symbolic_isinstance,
+        (torch.autocast, "__enter__"): refuse,
+        **{(torch, function.__name__): symbolic_creation(function) for function in CREATIONS},
+    }
+    real = {(owner, name): getattr(owner, name) for owner, name in symbolic}
+    for (owner, name), function in symbolic.items():
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        builtins.len, builtins.isinstance = real_len, real_isinstance
-        for name, function in creations.items():
-            setattr(torch, name, function)
-        torch.autocast.__enter__ = real_enter  # type: ignore[method-assign]  # torch's own again
+        for (owner, name), function in real.items():
+            setattr(owner, name, function)
 
 
 def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:

@@ -18,7 +18,10 @@ class CalibrationError(PascalError, ValueError):
 
 
 class UnsupportedOperationError(PascalError, NotImplementedError):
-    """An operation of the model has no exact spiking counterpart: Python's error for what is not implemented, too."""
+    """An operation of the model has no exact spiking counterpart.
+
+    Also a ``NotImplementedError``, as SpikingJelly's converters raise for what they cannot convert.
+    """
 
 
 class TracingError(UnsupportedOperationError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pascal_ext.adapters.snntorch.compat import SpikingNeuron, is_exporting_nir
 from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
 from pascal_ext.neuron import PascIF
-from pascal_ext.ops.pasc_if import activation, quantise, window_mean
+from pascal_ext.ops.pasc_if import qcfs_activation, quantise, window_mean
 from pascal_ext.ops.thresholds import accumulation_dtype, as_threshold, broadcastable
 
 
@@ -212,12 +212,11 @@ class PascalIF(PascIF, SpikingNeuron):
             smooth = self.spike_grad((potential - threshold) * threshold.detach().sign()).to(out.dtype)
             return out + (smooth - smooth.detach())
         mean, threshold = self._mean_and_threshold(input_)
-        smooth = (mean / threshold).clamp(0, 1)
-        smooth = smooth - smooth.detach()
-        if self.execution == "spikes":
-            return out + smooth.to(out.dtype)
-        count = quantise(mean.detach(), self.v_threshold.detach(), self.levels)
-        return activation(count + self.levels * smooth, self.v_threshold, self.levels, out.dtype).unsqueeze(0)
+        decoded = qcfs_activation(mean, self.v_threshold, self.levels)
+        if self.execution == "counts":
+            return decoded.to(out.dtype).unsqueeze(0)
+        share = decoded / threshold
+        return out + (share - share.detach()).to(out.dtype)
 
     def extra_repr(self) -> str:
         learnt = ", learn_threshold=True" if isinstance(self.v_threshold, nn.Parameter) else ""

@@ -6,7 +6,8 @@ import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from pascal_ext.adapters.spikingjelly import host as _host  # noqa: F401  # makes the backend "host" known
+from pascal_ext.adapters.spikingjelly.host import HOST
+from pascal_ext.ops.pasc_if import register_backend
 
 if TYPE_CHECKING:
     from pascal_ext.adapters.spikingjelly.conversion import convert, load
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pascal_ext.adapters.spikingjelly.node import PascalIFNode
     from pascal_ext.adapters.spikingjelly.recipe import PascalRecipe
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
+
+register_backend("host", HOST)
 
 
 def _has_recipes() -> bool:

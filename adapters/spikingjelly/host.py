@@ -12,7 +12,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from pascal_ext.ops.pasc_if import Backend, register_backend, train_of
+from pascal_ext.ops.pasc_if import Backend, train_of
 from pascal_ext.ops.pasc_if.selection import installed
 from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
 
@@ -60,4 +60,4 @@ def _missing() -> str:
     return installed("spikingjelly", 'pip install "spikingjelly>=0.0.0.0.14"')
 
 
-register_backend("host", Backend(host_spikes, host_counts, missing=_missing))
+HOST = Backend(host_spikes, host_counts, missing=_missing)
