@@ -16,6 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 from benchmarks.data import Batch, Source, evenly, length, stacked
 from benchmarks.lightning_cpu import L
 from benchmarks.models import in_format
+from benchmarks.views import OneView, Views
 from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
 
@@ -116,6 +117,8 @@ def estimate_batch_norms(model: nn.Module, source: Source, images: Dataset[Any],
 class Images(L.LightningDataModule):
     """Training and test images, uint8; they are augmented and normalised on the device, a batch at a time.
 
+    Training images may be :class:`~benchmarks.views.Views`, which are augmented already.
+
     The order of an epoch depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
     """
 
@@ -132,7 +135,11 @@ class Images(L.LightningDataModule):
 
     def _loader(self, data: Dataset[Any], shuffle: bool) -> DataLoader[Any]:
         world, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        sampler: DistributedSampler[Any] = DistributedSampler(data, world, rank, shuffle, self.seed)
+        sampler: DistributedSampler[Any]
+        if isinstance(data, Views):
+            sampler = OneView(data, world, rank, self.seed)
+        else:
+            sampler = DistributedSampler(data, world, rank, shuffle, self.seed)
         return DataLoader(
             data,
             self.batch_size,
@@ -150,7 +157,7 @@ class FineTuning(L.LightningModule):
         student: the QCFS network, its thresholds calibrated.
         source: how images are augmented and normalised.
         recipe: see :class:`Recipe`.
-        teacher: the ReLU network to distil from.
+        teacher: the ReLU network to distil from, where batches do not bring its logits.
         seed: of the augmentation.
         channels_last: the memory format that convolutions are fastest in, on CPUs and on GPUs in half precision.
         compile_mode: compile the networks and the loss as one graph, in this mode of ``torch.compile``; needs a C++
@@ -189,12 +196,12 @@ class FineTuning(L.LightningModule):
         logits: Tensor = self.student(self._inputs(images))
         return logits
 
-    def objective(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss of a normalised batch [N, 3, H, W] with labels [N], and the student's logits [N, C]."""
-        teacher_logits = None
-        for teacher in self._teacher:
-            with torch.no_grad():
-                teacher_logits = teacher(inputs)
+        if teacher_logits is None:
+            for teacher in self._teacher:
+                with torch.no_grad():
+                    teacher_logits = teacher(inputs)
         logits = self.student(inputs)
         return self.recipe.loss(logits, labels, teacher_logits), logits
 
@@ -215,9 +222,11 @@ class FineTuning(L.LightningModule):
         # Each step has a seed of its own, so that a resumed run draws the same augmentation and dropout.
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        images, labels = batch
-        loss, logits = self._objective(self._inputs(self.source.augment(images)), labels)
+    def training_step(self, batch: Batch | tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+        images, labels, *teacher_logits = batch
+        if not teacher_logits:
+            images = self.source.augment(images)
+        loss, logits = self._objective(self._inputs(images), labels, *teacher_logits)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         self.log("train_accuracy", _hits(logits, labels), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss

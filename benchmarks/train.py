@@ -21,6 +21,7 @@ from benchmarks.models import build
 from benchmarks.models.checkpoints import load_relu, save_qcfs
 from benchmarks.reallocation import Reallocate
 from benchmarks.training_run import RELU, Run
+from benchmarks.views import Views
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import batches
 from pascal_ext.errors import InvalidArgumentError, PascalError
@@ -57,10 +58,8 @@ def train(
     if ckpt is not None:
         _check_same(run, ckpt)
     L.seed_everything(run.seed, workers=True)
-    images = Images(
-        data.read(source, root, "train"), data.read(source, root, "test"), run.batch_size, run.seed, workers
-    )
-    calibration = data.loader(source, images.train, 250, limit=run.calibration_images, workers=workers)
+    images, test_images = data.read(source, root, "train"), data.read(source, root, "test")
+    calibration = data.loader(source, images, 250, limit=run.calibration_images, workers=workers)
     relu = build(run.model, source.classes)
     if run.weights is not None:
         relu = load_relu(run.model, source.classes, Path(run.weights))
@@ -85,13 +84,20 @@ def train(
     device = lightning.strategy.root_device
     student = run.student(relu.to(device), calibration).train()
     graphs = device.type == "cuda" and lightning.world_size == 1  # DDP's own work on gradients is no part of a graph
+    shown = images
+    if run.views:
+        if teacher is None:
+            raise InvalidArgumentError("--views keeps what a teacher says: it needs --distillation")
+        file, progress = output / "views.safetensors", trainer.get("enable_progress_bar", True)
+        with lightning.precision_plugin.forward_context():
+            shown = Views(source, images, teacher.to(device), run.views, run.seed, file, progress=progress)
     mode = "reduce-overhead" if graphs else "default"
     module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, compile_mode=mode if compiled else None)
-    lightning.fit(module, images, ckpt_path=ckpt)
+    lightning.fit(module, Images(shown, test_images, run.batch_size, run.seed, workers), ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None
     if run.recipe.batch_norm_images:
-        estimate_batch_norms(student.to(device), source, images.train, run.recipe.batch_norm_images, run.seed)
+        estimate_batch_norms(student.to(device), source, images, run.recipe.batch_norm_images, run.seed)
     layers = qcfs_layers(student)
     if run.levels == RELU:
         torch.save(
@@ -100,13 +106,13 @@ def train(
     else:
         save_qcfs(student, output / "model.pt", name=run.model, classes=source.classes)
         LevelPlan({name: layer.levels for name, layer in layers.items()}).to_json(output / "plan.json")
-    test = data.loader(source, images.test, 250, workers=workers)
+    test = data.loader(source, test_images, 250, workers=workers)
     return {
         "benchmark": "train",
         **dataclasses.asdict(run),
         "dataset": source.title,
         "plan": {name: layer.levels for name, layer in layers.items()},
-        "test_images": data.length(images.test),
+        "test_images": data.length(test_images),
         "accuracy": accuracy(student.to(device), test),
         "relu_accuracy": accuracy(relu.to(device), test) if run.weights is not None else None,
         "processes": lightning.world_size,
@@ -168,6 +174,9 @@ def main(
         Path | None, typer.Option(help="A model.pt to go on from, levels changed.", dir_okay=False)
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="NAME=FILE of another ReLU network to distil from.")] = None,
+    views: Annotated[
+        int, typer.Option(min=0, help="Views of each image that the teacher sees, once; 0: a new one every epoch.")
+    ] = 0,
     levels: Annotated[str, typer.Option(help="Levels of every layer, or a plan's JSON file, or 'relu'.")] = "4",
     per_channel: Annotated[bool, typer.Option("--per-channel", help="A threshold for each channel.")] = False,
     calibration_images: Annotated[int, typer.Option(min=1)] = 1000,
@@ -219,6 +228,7 @@ def main(
             weights=None if weights is None else str(weights),
             start=None if start is None else str(start),
             teacher=teacher,
+            views=views,
             per_channel=per_channel,
             calibration_images=calibration_images,
             epochs=epochs,

@@ -37,6 +37,8 @@ class Run:
             where there is none.
         start: a QCFS network that this benchmark has trained, to go on from.
         teacher: another ReLU network to distil from, ``NAME=FILE``.
+        views: how many views of each image the teacher sees, see :class:`~benchmarks.views.Views`; 0: a new one in
+            every epoch.
         per_channel: a threshold for each channel instead of one for each layer.
         calibration_images: how many training images thresholds (and plans) are derived from.
         epochs, batch_size, seed: as ever; the batch is that of one process. Without epochs, only levels change, and
@@ -52,6 +54,7 @@ class Run:
     weights: str | None
     start: str | None
     teacher: str | None
+    views: int
     per_channel: bool
     calibration_images: int
     epochs: int

@@ -47,6 +47,7 @@ def run(tiny: str, weights: str) -> Run:
         weights=weights,
         start=None,
         teacher=None,
+        views=0,
         per_channel=False,
         calibration_images=10,
         epochs=2,
@@ -134,6 +135,28 @@ def test_another_teacher(run: Run, tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="NAME=FILE"):
         dataclasses.replace(named, teacher="relu.pt").find_teacher(teacher)
     assert dataclasses.replace(named, recipe=Recipe()).find_teacher(teacher) is None
+
+
+def test_a_teacher_that_has_spoken_once(run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with views never asks its teacher in a step, and goes on as it would have."""
+    run = dataclasses.replace(run, views=2, recipe=Recipe(distillation="kl"))
+    teacher = load_relu(run.model, 10, Path(str(run.weights)))
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(None))
+    monkeypatch.setattr(Run, "find_teacher", lambda *_: teacher)
+    whole = trained(run, tree, tmp_path / "whole")
+    assert len(calls) == 1, "all views fit in one batch"
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(1))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(run, tree, tmp_path / "cut", **QUIET)
+    assert same(trained(run, tree, tmp_path / "cut"), whole)
+    assert len(calls) == 2
+
+
+def test_views_are_a_teachers(run: Run, tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="needs --distillation"):
+        train.train(dataclasses.replace(run, views=2), tree, tmp_path / "out", **QUIET)
 
 
 def test_a_relu_network_is_trained_and_can_be_the_start(run: Run, tree: Path, tmp_path: Path) -> None:
