@@ -39,10 +39,11 @@ def compare(
 ) -> Comparison:
     """Convert a classifier with SpikingJelly's methods, others' and PASCAL, and see what each of them gives and costs.
 
-    All methods start from the same model and calibrate on the same images. Into ``output`` go ``rows.jsonl``, with all
-    that was measured, and a page, figures, a CSV file and Markdown tables made from it. What has a row is not measured
-    again: an interrupted comparison goes on where it was, and more methods may be added later. Ctrl-C leaves a page of
-    what was measured so far.
+    All methods start from the same model and calibrate on the same images; SpikingJelly's get it with modules in the
+    place of functions such as ``F.relu`` where they refuse those. Into ``output`` go ``rows.jsonl``, with all that was
+    measured, and a page, figures, a CSV file and Markdown tables made from it. What has a row is not measured again: an
+    interrupted comparison goes on where it was, and more methods may be added later. Ctrl-C leaves a page of what was
+    measured so far.
 
     Args:
         model: with ReLU activations, images [N, ...] -> logits [N, classes], on a CPU or a GPU; it is copied.

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 import pascal_ext
 from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
+from pascal_ext.comparison.modules import in_modules
 from pascal_ext.comparison.rate_network import RateNetwork
 from pascal_ext.data import split_batch
 from pascal_ext.plan import LevelPlan
@@ -82,9 +83,15 @@ class Conversion:
 def convert_stock(
     network: nn.Module, calibration: Batches, timesteps: int, *, method: str, updates: int | None = None
 ) -> Conversion:
-    """One of SpikingJelly's own methods; ``updates``: see :func:`repeated`."""
+    """One of SpikingJelly's own methods; ``updates``: see :func:`repeated`.
+
+    A model that they refuse as it is, they get once more with modules in the place of functions.
+    """
     batches = calibration if updates is None else repeated(calibration, updates)
-    snn = stock.convert_stock(network, batches, method)
+    try:
+        snn = stock.convert_stock(network, batches, method)
+    except Exception:  # a converter by others may raise anything
+        snn = stock.convert_stock(in_modules(network, calibration[0][0]), batches, method)
     steps = list(range(1, timesteps + 1))
 
     def sums(images: Tensor) -> Tensor:

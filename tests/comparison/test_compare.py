@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pascal_ext
+from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.comparison import given, rows
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 
@@ -145,26 +146,50 @@ def test_a_changed_network_is_measured_anew_and_the_page_is_about_the_one_that_i
 
 
 def test_a_method_that_refuses_the_model_is_told_and_the_others_go_on(
-    model: nn.Module, batches: Batches, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: nn.Module,
+    batches: Batches,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Branching(nn.Module):  # SpikingJelly's tracer stops at it
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = model
+    def refuse(*_: object) -> None:
+        raise AssertionError("converters by others may raise anything")
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x if x.shape[1] == 1 else x.mean(1, keepdim=True))
-
+    monkeypatch.setattr(stock, "convert_stock", refuse)
     found = pascal_ext.compare(
-        Branching(), batches, batches, tmp_path, methods=["sj-max", "pascal-free-4"], timesteps=2, measure="accuracy"
+        model, batches, batches, tmp_path, methods=["sj-max", "pascal-free-4"], timesteps=2, measure="accuracy"
     )
     assert [curve.method.name for curve in found.curves] == ["pascal-free-4"]
     assert list(found.refused) == ["SpikingJelly, max"]
     (told,) = (record for record in caplog.records if record.name.startswith("pascal_ext"))
-    assert "SpikingJelly, max was left out: " in told.getMessage()
+    assert "SpikingJelly, max was left out: AssertionError: converters by others" in told.getMessage()
     assert told.exc_info is None  # a traceback into other packages says no more
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Left out: SpikingJelly, max" in page
+
+
+def test_spikingjelly_gets_modules_where_it_refuses_functions(
+    model: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    class Functional(nn.Module):
+        """``model``, as those write it who name no layers but those with weights."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, _, _, _, self.fc1, _, self.fc2 = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.avg_pool2d(F.relu(self.norm(self.conv(x))), 2)
+            return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+    curves = []
+    for name, network in (("modules", model), ("functions", Functional())):
+        options = {"methods": ["sj-max", "sj-99.9"], "timesteps": 8, "measure": "accuracy"}
+        found = pascal_ext.compare(network, batches, batches, tmp_path / name, **options)
+        assert found.refused == {}
+        curves.append([(curve.method.name, curve.points) for curve in found.curves])
+    assert len(curves[0]) == 2
+    assert curves[0] == curves[1]
 
 
 def test_shards_are_all_batches_once_and_in_order(model: nn.Module) -> None:
