@@ -42,7 +42,8 @@ def split_batch(batch: Any, integers: bool = False) -> Batch:
     """Split what a loader yielded into model inputs and target.
 
     Understood are a tensor ``x``; ``(x,)`` and ``(x, y)``; ``((x1, x2), y)`` for models of several inputs; and dicts,
-    whose entries are keyword arguments but for a label (``label``, ``labels``, ``target``, ``targets``, ``y``).
+    whose entries are keyword arguments but for a label (``label``, ``labels``, ``target``, ``targets``, ``y``). Inputs
+    are floating-point numbers, or bytes (uint8) that a model scales by itself.
 
     Args:
         batch: what the loader yielded.
@@ -68,7 +69,7 @@ def split_batch(batch: Any, integers: bool = False) -> Batch:
         else:
             args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not any(tensor.is_floating_point() or integers for tensor in tensors):
+    if not any(tensor.is_floating_point() or integers or _is_image(tensor) for tensor in tensors):
         kind = "" if integers else "floating-point "
         found = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors] or type(batch).__name__
         arrays = any(isinstance(leaf, np.ndarray) for leaf in pytree.tree_leaves(batch))
@@ -144,6 +145,11 @@ def _check_call(model: nn.Module, batch: Batch) -> None:
             f"a batch has {given}, which are not the arguments of forward({', '.join(forward.parameters)}): {error}. "
             "Yield (inputs, labels), ((input, input), labels) or a dict of keyword arguments"
         ) from error
+
+
+def _is_image(tensor: Tensor) -> bool:
+    """Bytes [N, ...], which a model turns into numbers by itself; labels are int64, and one for each sample."""
+    return tensor.dtype == torch.uint8 and tensor.ndim > 1
 
 
 def _has_no_samples(batch: Batch) -> bool:

@@ -14,6 +14,7 @@ from pascal_ext.data import batches, device_of, split_batch
 from pascal_ext.errors import CalibrationError
 
 X, Y, Z = torch.randn(4, 3), torch.randn(4, 2), torch.arange(4)
+PIXELS = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,8 @@ X, Y, Z = torch.randn(4, 3), torch.randn(4, 2), torch.arange(4)
         (({"a": X, "b": Y}, Z), (), {"a": X, "b": Y}, Z),
         ((([X, Y],), Z), ([X, Y],), {}, Z),
         ((X.half(), None), (X.half(),), {}, None),
+        (PIXELS, (PIXELS,), {}, None),
+        ((PIXELS, Z), (PIXELS,), {}, Z),
     ],
 )
 def test_forms(batch: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any) -> None:
@@ -49,6 +52,7 @@ def test_forms(batch: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target
         Z,
         (Z,),
         (Z, X),
+        (Z.byte(), X),
         {"labels": X},
         {"ids": Z},
         ((), Z),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pascal_ext import QCFS, convert
+from pascal_ext import QCFS, calibrate, convert, replace_activations, verify
 from pascal_ext.errors import InvalidArgumentError
 from tests.cases import Net, Pair, assert_close, quantised, relu, tensors
 from tests.networks import network
@@ -174,3 +174,20 @@ def test_pairs_of_inputs_of_different_rank(x: Tensor) -> None:
     snn = convert(qcfs)
     assert_close(snn(x, y), qcfs(x, y))
     assert len(tensors(snn(x, y))) == 1
+
+
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_bytes_that_a_model_scales_by_itself(execution: str) -> None:
+    pixels = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8)
+    model = Net(
+        lambda m, x: m.head(torch.relu(m.conv(x.permute(0, 3, 1, 2).float().div(255).sub(m.mean))).flatten(1)),
+        conv=nn.Conv2d(3, 4, 3),
+        head=nn.Linear(144, 10),
+    )
+    model.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
+    qcfs = calibrate(replace_activations(model, 8), [(pixels, torch.arange(6))], progress=False)
+    snn = convert(qcfs)
+    with snn.configured(execution=execution):
+        assert verify(qcfs, snn, [pixels], progress=False).exact
+        snn.step_mode = "m"
+        assert snn(pixels.unsqueeze(0)).mean(0).argmax(1).equal(qcfs(pixels).argmax(1))
