@@ -33,8 +33,10 @@ LimitOption = Annotated[int | None, typer.Option(min=1, help="Use so many images
 ImageSizeOption = Annotated[
     int | None, typer.Option(min=1, help="Resize a folder's images and crop their centre to this size.")
 ]
-MeanOption = Annotated[str, typer.Option(metavar="R,G,B", help="Subtracted from a folder's images in [0, 1].")]
-StdOption = Annotated[str, typer.Option(metavar="R,G,B", help="Divides a folder's images after that.")]
+MeanOption = Annotated[
+    str, typer.Option(metavar="R,G,B", help="Subtracted from a folder's images in [0, 1]; one: read them in grey.")
+]
+StdOption = Annotated[str, typer.Option(metavar="R,G,B", help="Divides a folder's images after that; one for grey.")]
 ExecutionOption = Annotated[str, typer.Option(help="spikes or counts.")]
 
 

@@ -19,22 +19,27 @@ CROP = 0.875  # the usual share of the shorter side that a centre crop keeps: 22
 class ImageTree(Dataset[tuple[Tensor, int]]):
     """The images of ``root/CLASS/**/*.jpg`` as (image [3, H, W] float32, class), in the order of ImageFolder.
 
+    Of one mean and one std, images are grey, [1, H, W].
+
     Args:
         root: the folder; its sub-folders, sorted, are the classes.
         image_size: where given, an image's shorter side is resized to ``image_size / 0.875`` (bilinear) and its centre
             is cropped, as is usual for ImageNet; else images are taken as they are, and must all have one size.
-        mean, std: per channel, of values in [0, 1]; nothing is normalised where they are empty.
+        mean, std: per channel, of values in [0, 1]; three of each, or one; where they are empty, images are in colour
+            and nothing is normalised.
 
     Raises:
-        InvalidArgumentError: there are no images, or mean and std are not of three values each.
+        InvalidArgumentError: there are no images, or mean and std are not of three values each, nor of one.
         MissingExtraError: Pillow is not installed.
     """
 
     def __init__(
         self, root: Path, image_size: int | None = None, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
     ) -> None:
-        if (mean or std) and (len(mean) != 3 or len(std) != 3 or min(std) <= 0):
-            raise InvalidArgumentError(f"mean and std need three values each, std positive; got {mean} and {std}")
+        if (mean or std) and (len(mean) not in (1, 3) or len(std) != len(mean) or min(std) <= 0):
+            raise InvalidArgumentError(
+                f"mean and std need three values each, or one for grey images, std positive; got {mean} and {std}"
+            )
         self.classes = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
         self.samples = [
             (path, index)
@@ -45,8 +50,8 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
         if not self.samples:
             raise InvalidArgumentError(f"no images in {str(root)!r}; expected {root}/CLASS/IMAGE.jpg")
         self.image_size = image_size
-        self.mean = torch.tensor(mean or (0.0, 0.0, 0.0)).view(3, 1, 1)
-        self.std = torch.tensor(std or (1.0, 1.0, 1.0)).view(3, 1, 1)
+        self.mean = torch.tensor(mean or (0.0, 0.0, 0.0)).view(-1, 1, 1)
+        self.std = torch.tensor(std or (1.0, 1.0, 1.0)).view(-1, 1, 1)
         self._pillow: Any = require("PIL.Image", package="Pillow", extra="report")
 
     def __len__(self) -> int:
@@ -55,11 +60,11 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
         with self._pillow.open(path) as file:
-            image = file.convert("RGB")
+            image = file.convert("L" if len(self.mean) == 1 else "RGB")
         if self.image_size is not None:
             image = self._resized(image, self.image_size)
         width, height = image.size
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, -1)
         return (pixels.permute(2, 0, 1).float() / 255 - self.mean) / self.std, label
 
     def loader(self, batch_size: int, limit: int | None = None) -> DataLoader[Any]:

@@ -168,7 +168,12 @@ def test_levels_are_chosen_while_converting(project: Path) -> None:
     assert pascal_ext.load("snn.safetensors").plan == plan
 
 
-def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvision: object) -> None:
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.1307,), (0.3081,))], ids=["colour", "grey"]
+)
+def test_a_folder_of_images_is_read_as_torchvision_does(
+    project: Path, torchvision: object, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
     from PIL import Image
     from torchvision import datasets, transforms
 
@@ -177,8 +182,9 @@ def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvisi
         folder.mkdir(parents=True, exist_ok=True)
         pixels = torch.randint(0, 256, (40, 30 + index, 3), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     steps = [transforms.Resize(32), transforms.CenterCrop(28), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    if len(mean) == 1:
+        steps.insert(0, transforms.Grayscale())
     expected = datasets.ImageFolder(str(project / "images"), transforms.Compose(steps))
     (images, labels), (rest, _) = specs.load_data("images", batch_size=4, image_size=28, mean=mean, std=std)
     torch.testing.assert_close(torch.cat([images, rest]), torch.stack([image for image, _ in expected]))
@@ -202,6 +208,7 @@ def test_a_folder_of_images_is_read_as_torchvision_does(project: Path, torchvisi
         (("its_own:model", "--data", "its_own:number"), "gives a int, not a loader"),
         (("its_own:model", "--data", "empty"), "no images in 'empty'"),
         (("its_own:model", "--data", "empty", "--mean", "a,b"), "--mean must be numbers"),
+        (("its_own:model", "--data", "empty", "--mean", "0.1"), "three values each, or one for grey images"),
         (("its_own:model",), "pass a dataloader"),
         (("its_own:model", "--qcfs", "auto"), "a trained QCFS model has its levels"),
         (("its_own:model", "--data", "its_own:data", "--levels", "0"), "levels must be at least 1"),
