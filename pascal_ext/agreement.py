@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from pascal_ext.data import Batch
+from pascal_ext.data import Batch, call
 from pascal_ext.observers import evaluating
 from pascal_ext.ops.pasc_if.ties import epsilon_of
 from pascal_ext.outputs import fields_of
@@ -30,7 +30,7 @@ def warn_of_another_graph(model: nn.Module, traced: fx.GraphModule, batch: Batch
         UserWarning: their outputs differ.
     """
     with evaluating(model):
-        expected = model(*batch.args, **batch.kwargs)
+        expected = call(model, batch)
     if not agree(expected, traced(*batch.args, **batch.kwargs)):
         warnings.warn(
             f"{type(model).__name__} itself gives other outputs than its graph, which is what is converted: {REASONS}",

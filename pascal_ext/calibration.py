@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.activations import NO_QCFS_LAYERS, qcfs_layers
 from pascal_ext.correction import find_corrections, insert_bias_currents, settled
-from pascal_ext.data import batches
+from pascal_ext.data import batches, call
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram, rectified
 from pascal_ext.observers import evaluating
@@ -132,8 +132,8 @@ def collect(
         return out
 
     with instead_of_quantising(model, layers, observe), torch.no_grad():
-        for args, kwargs, _ in batches(dataloader, model, desc):
-            model(*args, **kwargs)
+        for batch in batches(dataloader, model, desc):
+            call(model, batch)
     unseen = [name for name, histogram in histograms.items() if histogram.counts is None]
     if unseen:
         raise CalibrationError(f"the data never reaches the layers {unseen}; are they used in forward()?")

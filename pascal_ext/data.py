@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import length_hint
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
-from pascal_ext.errors import CalibrationError
+from pascal_ext.errors import CalibrationError, PascalError
 
 _LABEL_KEYS = frozenset({"label", "labels", "target", "targets", "y"})
 
@@ -116,6 +117,35 @@ def batches(loader: Iterable[Any], model: nn.Module | None = None, desc: str | N
         raise CalibrationError(
             "the data loader is empty (or an iterator that was already used up, or all its batches are of 0 samples)"
         )
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """What ``model`` gives for ``batch``.
+
+    Raises:
+        CalibrationError: it cannot take it, as its own code or a layer says.
+    """
+    with refusals_told(lambda: "the model", (batch.args, batch.kwargs)):
+        return model(*batch.args, **batch.kwargs)
+
+
+@contextlib.contextmanager
+def refusals_told(what: Callable[[], str], inputs: Any) -> Iterator[None]:
+    """Name ``what()`` and the ``inputs`` it was given in an error of what others' code raises inside the block.
+
+    Raises:
+        CalibrationError: something was raised that is neither an error of ours nor about memory.
+    """
+    try:
+        yield
+    except (PascalError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the code of a model raises
+        leaves = pytree.tree_leaves(inputs)
+        told = [f"{leaf.dtype} {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+        raise CalibrationError(
+            f"{what()} cannot take inputs of {', '.join(told)}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def first_batch(loader: Iterable[Any] | None, model: nn.Module) -> Batch | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from pascal_ext.data import Batch, inputs_of
+from pascal_ext.data import Batch, inputs_of, refusals_told
+from pascal_ext.operations import describe
 
 Values = dict[fx.Node, Any]
 
@@ -54,7 +55,8 @@ class Lockstep:
         """Run ``node`` on ``values``, keep the result there, and return it."""
         if node.op != "placeholder":
             self._interpreter.env = values
-            values[node] = self._interpreter.run_node(node)
+            with refusals_told(lambda: describe(node, self.traced), self._interpreter.fetch_args_kwargs_from_env(node)):
+                values[node] = self._interpreter.run_node(node)
         return values[node]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pascal_ext.data import batches
+from pascal_ext.data import batches, call
 from pascal_ext.energy import HOROWITZ_45NM, measure
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.network import SpikingNetwork
@@ -87,8 +87,8 @@ def _score(snn: SpikingNetwork, dataloader: Iterable[Any]) -> tuple[int, int]:
     """(right predictions, samples with a class label)."""
     right = labelled = 0
     with snn.configured(step_mode="s"):
-        for args, kwargs, target in batches(dataloader, snn):
-            answer = snn(*args, **kwargs)
+        for batch in batches(dataloader, snn):
+            answer, target = call(snn, batch), batch.target
             answers = isinstance(answer, torch.Tensor) and answer.ndim == 2
             if answers and isinstance(target, torch.Tensor) and target.ndim == 1:
                 right += int((answer.argmax(1) == target).sum())

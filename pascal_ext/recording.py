@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pascal_ext.data import batches
+from pascal_ext.data import batches, call
 from pascal_ext.network import SpikingNetwork
 
 
@@ -44,8 +44,8 @@ def mean_spikes(network: SpikingNetwork, dataloader: Iterable[Any]) -> dict[str,
         counts[name] += train[0].numel()
 
     with _observed(network, observe):
-        for args, kwargs, _ in batches(dataloader, network):
-            network(*args, **kwargs)
+        for batch in batches(dataloader, network):
+            call(network, batch)
     return {name: spikes[name] / max(counts[name], 1) for name in spikes}
 
 

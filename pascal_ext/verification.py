@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
 from pascal_ext.agreement import REASONS, agree, tensors_of
 from pascal_ext.correction import bias_current_of, insert_bias_currents
-from pascal_ext.data import batches
+from pascal_ext.data import batches, call
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.network import SpikingNetwork
 from pascal_ext.neuron import PascIF
@@ -170,20 +170,20 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     outputs_agree = graph_agrees = True
     model = unwrapped(ann)
     with evaluating(model), evaluating(snn), snn.configured(step_mode="s"), torch.no_grad():
-        for args, kwargs, _ in batches(dataloader, ann, "verify" if progress else None):
+        for batch in batches(dataloader, ann, "verify" if progress else None):
             snn.reset()
             with _counts(twin, snn) as (theirs, ours):
-                expected, watched = twin(*args, **kwargs), snn(*args, **kwargs)
+                expected, watched = call(twin, batch), call(snn, batch)
             ties += snn.ties
             for name, tally in tallies.items():
                 tally.add(ours[name], theirs[name])
-            found = snn(*args, **kwargs)
+            found = call(snn, batch)
             samples += _batch_size(expected)
             predictions += _differing(expected, watched, found)
             largest = max(largest, *(_largest_difference(expected, output) for output in (watched, found)))
             outputs_agree &= agree(expected, watched) and agree(expected, found)
-            traced = original(*args, **kwargs) if has_relu else expected
-            graph_agrees &= agree(model(*args, **kwargs), traced)
+            traced = call(original, batch) if has_relu else expected
+            graph_agrees &= agree(call(model, batch), traced)
             if has_relu:
                 changed += _differing(traced, expected)
     snn.reset()

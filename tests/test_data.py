@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import pascal_ext
+from pascal_ext import energy
 from pascal_ext.data import batches, device_of, split_batch
 from pascal_ext.errors import CalibrationError
+from pascal_ext.recording import mean_spikes
 
 X, Y, Z = torch.randn(4, 3), torch.randn(4, 2), torch.arange(4)
 PIXELS = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8)
@@ -100,6 +103,28 @@ def test_empty_loaders(loader: Any) -> None:
 def test_batches_of_no_samples_are_left_out() -> None:
     found = list(batches([X[:0], X, {"x": X[:0], "label": Z[:0]}, (X[:1], Z[:1]), (X[:0], Z[:0])]))
     assert [batch.args[0].shape[0] for batch in found] == [4, 1]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, data: pascal_ext.convert(model, data, levels=4),
+        lambda model, data: pascal_ext.calibrate(pascal_ext.replace_activations(model, 4), data, progress=False),
+        lambda model, data: pascal_ext.allocate(model, data, progress=False),
+        lambda model, data: pascal_ext.reconstruct(model, data, 4, progress=False),
+        lambda model, data: pascal_ext.verify(model, pascal_ext.convert(model, [X], levels=4), data, progress=False),
+        lambda model, data: energy.measure(pascal_ext.convert(model, [X], levels=4), data, progress=False),
+        lambda model, data: mean_spikes(pascal_ext.convert(model, [X], levels=4), data),
+    ],
+    ids=["convert", "calibrate", "allocate", "reconstruct", "verify", "energy", "mean_spikes"],
+)
+def test_batches_that_a_model_cannot_take(use: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(
+        CalibrationError,
+        match=r"(the model|layer '0' \(Linear\)) cannot take inputs of torch.float32 \(4, 2\): RuntimeError: mat1",
+    ):
+        use(model, [Y])
 
 
 def test_an_iterator_serves_once() -> None:

@@ -288,7 +288,7 @@ def test_bad_input_changes_nothing() -> None:
         measure(snn, [], progress=False)
     with pytest.raises(InvalidArgumentError, match="timesteps must be"):
         measure(nn.Linear(2, 2), [torch.rand(1, 2)], timesteps=0)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(CalibrationError, match="cannot take inputs"):
         measure(snn, [torch.rand(3, 1, 8, 8)], progress=False)
     assert snn.execution == "counts"
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in snn.modules()]

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from pascal_ext.activations import qcfs_layers, relu_layers
-from pascal_ext.data import Batch
+from pascal_ext.data import Batch, call
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.histogram import Histogram, rectified
 from pascal_ext.qcfs import QCFS
@@ -122,8 +122,8 @@ def collect(
         )
         for name, layer in layers.items()
     ]
-    for args, kwargs, _ in tqdm(data, desc=desc, disable=desc is None, leave=False):
-        traced(*args, **kwargs)
+    for batch in tqdm(data, desc=desc, disable=desc is None, leave=False):
+        call(traced, batch)
     for handle in handles:
         handle.remove()
     for layer in layers.values():

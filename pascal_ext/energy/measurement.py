@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
-from pascal_ext.data import batches
+from pascal_ext.data import batches, call
 from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
 from pascal_ext.energy.effective import network_effective_timesteps
 from pascal_ext.energy.synapses import SynapseCounter, Tally
@@ -67,12 +67,12 @@ def measure(
     counter, samples = SynapseCounter(), 0
     try:
         with evaluating(network), _observed(network) as observed:
-            for args, kwargs, _ in batches(dataloader, network, "energy" if progress else None):
+            for batch in batches(dataloader, network, "energy" if progress else None):
                 reset(network)
                 with counter.watching(network):
                     for _ in range(calls):
-                        network(*args, **kwargs)
-                samples += _batch_size((args, kwargs))
+                        call(network, batch)
+                samples += _batch_size((batch.args, batch.kwargs))
     finally:
         reset(network)
     tallies = counter.tallies

@@ -83,6 +83,7 @@ class _Block(nn.Module):
 _flat = {"a": conv(), "head": nn.Linear(4 * 6 * 6, 5)}
 
 
+torch.manual_seed(0)  # parameters are drawn on import, after whatever other modules have drawn
 LAYERS: dict[str, Case] = {
     # activations
     "module": net(lambda m, x: m.end(m.relu(m.a(x))), a=conv(), relu=nn.ReLU(), end=conv(4, 2)),
