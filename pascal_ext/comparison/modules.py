@@ -14,30 +14,30 @@ from pascal_ext.tracing import trace
 
 _POOL = ("kernel_size", "stride", "padding")
 _MODULES: dict[Callable[..., Any], tuple[type[nn.Module], tuple[str, ...]]] = {
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), (nn.MaxPool2d, (*_POOL, "dilation", "ceil_mode"))),
+    F.max_pool2d: (nn.MaxPool2d, (*_POOL, "dilation", "ceil_mode", "return_indices")),
+    torch.max_pool2d: (nn.MaxPool2d, (*_POOL, "dilation", "ceil_mode")),
     F.avg_pool2d: (nn.AvgPool2d, (*_POOL, "ceil_mode", "count_include_pad", "divisor_override")),
     F.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, ("output_size",)),
-    F.dropout: (nn.Dropout, ("p",)),
 }  # function -> the module that computes the same, and its arguments in the function's order, after the input
 
 
 def in_modules(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """A copy of ``model`` in evaluation mode as a graph in which ReLUs, 2-d pools and dropouts are modules.
+    """A copy of ``model`` in evaluation mode as a graph in which activations, dropouts and 2-d pools are modules.
 
     Raises:
         TracingError: it cannot be traced.
     """
-    traced = trace(model, [example]).eval()  # activations are modules already
+    traced = trace(model, [example])  # activations and dropouts are modules already
     for node in list(traced.graph.nodes):
-        if node.op != "call_function" or node.target not in _MODULES or argument(node, 6, "return_indices", False):
+        if node.op != "call_function" or node.target not in _MODULES:
             continue
         kind, names = _MODULES[node.target]
         given = {name: argument(node, position, name, ...) for position, name in enumerate(names, 1)}
-        module = kind(**{name: value for name, value in given.items() if value is not ...}).eval()
+        module = kind(**{name: value for name, value in given.items() if value is not ...})
         target = unlike(node.name, dict(traced.named_modules()))
         traced.add_submodule(target, module)
         with traced.graph.inserting_before(node):
             node.replace_all_uses_with(traced.graph.call_module(target, (argument(node, 0, "input", None),)))
         traced.graph.erase_node(node)
     traced.recompile()
-    return traced
+    return traced.eval()

@@ -39,7 +39,7 @@ def test_outputs_are_the_same() -> None:
     assert found.state_dict().keys() == model.state_dict().keys()
 
 
-def test_positions_of_maxima_stay() -> None:
+def test_positions_of_maxima_are_given_too() -> None:
     class Unpool(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             values, positions = F.max_pool2d(x, 2, return_indices=True)
