@@ -46,7 +46,8 @@ def compare(
     measured so far.
 
     Args:
-        model: with ReLU activations, images [N, ...] -> logits [N, classes], on a CPU or a GPU; it is copied.
+        model: with ReLU activations, images [N, ...] -> logits [N, classes], on a CPU or a GPU; it is copied. A softmax
+            at its end, or the logarithm of one, is left out, which keeps the order of the classes.
         calibration: batches of images, or (images, labels); labels are not looked at.
         test: batches (images, labels [N]) in an order that stays the same; it is read more than once.
         output: a folder; one for each model and data.

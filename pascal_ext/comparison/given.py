@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.comparison.conversions import Batches
+from pascal_ext.comparison.modules import drop_softmax
 from pascal_ext.comparison.workload import Workload, checked, digest
 from pascal_ext.data import batches, device_of
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, PascalError
 from pascal_ext.tracing import trace
 
 SHARD = 500  # images that one row is about, at least
@@ -47,6 +48,7 @@ def workload(
     calibrated = list(_up_to(_pairs(calibration, relu, "calibration"), calibration_images))
     first, classes = _first(test, relu)
     _logits(relu, calibrated[0][0], "the model", "calibration")
+    relu = _without_softmax(relu, calibrated[0][0])
     told = re.sub(r" at 0x[0-9a-fA-F]+", "", str(relu))  # addresses are others in each process
     seen = [(f"{told}{tuple(images.shape)}", images) for images, _ in calibrated] + [("", tensor) for tensor in first]
     shards = Shards(test, relu, classes)
@@ -159,9 +161,19 @@ def _check_labels(labels: Tensor, classes: int) -> None:
         raise InvalidArgumentError(f"labels must be 0 to {classes - 1}, as the model has outputs; got {given}")
 
 
+def _without_softmax(model: nn.Module, example: Tensor) -> nn.Module:
+    """``model`` itself, or, where a softmax comes last, its graph without it."""
+    try:
+        graph = trace(model, [example]).eval()
+    except PascalError:  # the methods will say why
+        return model
+    return graph if drop_softmax(graph) else model
+
+
 def _graph(name: str, network: nn.Module, example: tuple[Tensor, Tensor], classes: int) -> fx.GraphModule:
     """A copy of ``network`` as a graph."""
     graph = trace(network, [example]).eval()
+    drop_softmax(graph)
     if relu_layers(graph) or not qcfs_layers(graph):
         raise InvalidArgumentError(
             f"network {name!r} must have QCFS activations and no others, as replace_activations makes it; "

@@ -1,4 +1,4 @@
-"""A network with modules in the place of the functions that it calls, for converters that know modules alone."""
+"""The forms of a network that converters ask for: modules in the place of functions, and logits as the outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pascal_ext.operations import argument, unlike
+from pascal_ext.operations import argument, name_of, unlike
 from pascal_ext.tracing import trace
 
 _POOL = ("kernel_size", "stride", "padding")
@@ -41,3 +41,23 @@ def in_modules(model: nn.Module, example: Tensor) -> fx.GraphModule:
         traced.graph.erase_node(node)
     traced.recompile()
     return traced.eval()
+
+
+def drop_softmax(traced: fx.GraphModule) -> bool:
+    """Leave out a softmax, or its logarithm, at the end of a graph; returns whether there was one.
+
+    Rate coding takes means of logits, no spiking network computes a softmax, and the order of classes is the same.
+    """
+    (output,) = (node for node in traced.graph.nodes if node.op == "output")
+    last = output.args[0]
+    if not isinstance(last, fx.Node):
+        return False
+    if last.op == "call_module":
+        found = isinstance(traced.get_submodule(str(last.target)), (nn.Softmax, nn.LogSoftmax))
+    else:
+        found = name_of(last) in ("softmax", "log_softmax")
+    if found:
+        output.args = (argument(last, 0, "input", None),)
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
+    return found

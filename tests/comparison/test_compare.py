@@ -192,6 +192,26 @@ def test_spikingjelly_gets_modules_where_it_refuses_functions(
     assert curves[0] == curves[1]
 
 
+def test_a_softmax_at_the_end_makes_no_difference(model: nn.Module, batches: Batches, tmp_path: Path) -> None:
+    tuned = pascal_ext.calibrate(pascal_ext.replace_activations(model.eval(), 4), batches)
+    curves = []
+    for name, last in (("logits", nn.Identity()), ("softmax", nn.LogSoftmax(1))):
+        found = pascal_ext.compare(
+            nn.Sequential(*model, last),
+            batches,
+            batches,
+            tmp_path / name,
+            networks={"mine": nn.Sequential(tuned, last)},
+            methods=["sj-max", "qcfs-if", "pascal-free-4", "pascal"],
+            timesteps=4,
+            measure="accuracy",
+        )
+        assert found.refused == {}
+        curves.append([(curve.method.name, curve.points) for curve in found.curves])
+    assert len(curves[0]) == 4
+    assert curves[0] == curves[1]
+
+
 def test_shards_are_all_batches_once_and_in_order(model: nn.Module) -> None:
     images = torch.arange(1300.0).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     loader = DataLoader(TensorDataset(images, torch.zeros(1300, dtype=torch.int64)), 96)

@@ -1,14 +1,17 @@
-"""Modules in the place of functions: the same outputs, for converters that know modules alone."""
+"""The forms that converters ask for: modules in the place of functions give the same outputs, logits the same order."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pascal_ext.comparison.modules import in_modules
+from pascal_ext.comparison.modules import drop_softmax, in_modules
 from pascal_ext.errors import TracingError
+from pascal_ext.tracing import trace
 
 
 class Functions(nn.Module):
@@ -37,6 +40,35 @@ def test_outputs_are_the_same() -> None:
     left = [node.target for node in found.graph.nodes if node.op == "call_function"]
     assert not any("pool" in str(target) or "relu" in str(target) for target in left)
     assert found.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Softmax(1),
+        nn.LogSoftmax(-1),
+        lambda x: F.softmax(x, dim=1),
+        lambda x: F.log_softmax(x, 1),
+        lambda x: torch.softmax(input=x, dim=1),
+        lambda x: x.log_softmax(1),
+    ],
+)
+def test_a_softmax_at_the_end_is_left_out(last: Any) -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.last = last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.fc2(F.softmax(self.fc1(x), 1)))
+
+    model, x = Classifier(), torch.randn(5, 4)
+    graph = trace(model)
+    assert drop_softmax(graph)
+    assert torch.equal(graph(x), model.fc2(F.softmax(model.fc1(x), 1)))
+    assert not drop_softmax(graph)
+    assert torch.equal(graph(x), model.fc2(F.softmax(model.fc1(x), 1)))
 
 
 def test_positions_of_maxima_are_given_too() -> None:
