@@ -356,9 +356,12 @@ class Lowering(BatchDimension):
         """No exact counterpart: refuse, or decode, run the operation once, and go on with one timestep."""
         where = describe(node, self.root)
         if not self.analog:
+            way_out = "Replace it in the model, or"
+            if all(user.op == "output" for user in node.users):
+                way_out = "It comes last: apply it to what the spiking network returns instead, or"
             raise UnsupportedOperationError(
-                f"{where} has no exact spiking counterpart: {reason or why_unsupported(node)}. Replace it in the "
-                'model, or pass on_unsupported="analog" to decode there, run it once, and go on with one timestep.'
+                f"{where} has no exact spiking counterpart: {reason or why_unsupported(node)}. {way_out} "
+                'pass on_unsupported="analog" to decode there, run it once, and go on with one timestep.'
             )
         self.result.analog_nodes.append(where)
         ready = max(self.signals[self._decode(source, node)].ready for source in self._sources(node))

@@ -88,6 +88,16 @@ def test_the_refusal_names_layer_type_and_line() -> None:
         convert(case.build(), [case.data()[0]])
 
 
+def test_what_comes_last_can_be_done_outside() -> None:
+    """And the refusal says so; in the middle of a network it does not."""
+    case = REFUSED["softmax"]
+    with pytest.raises(UnsupportedOperationError, match=r"softmax.* comes last: apply it to what"):
+        convert(quantised(case.build(), case.data()))
+    case = REFUSED["sigmoid"]
+    with pytest.raises(UnsupportedOperationError, match="Replace it in the model, or pass"):
+        convert(quantised(case.build(), case.data()))
+
+
 class Fuzz(nn.Module):
     """A network drawn at random: each step makes a new [N, 4, 5, 5] from one or two of those there are."""
 
