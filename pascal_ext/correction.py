@@ -145,11 +145,12 @@ def _check_call_sites(traced: fx.GraphModule, model: nn.Module) -> None:
 
 
 def settled(name: str, layer: QCFS, threshold: Tensor, dead: dict[str, str]) -> Tensor:
-    """What :meth:`Histogram.threshold` found, in the layer's dtype; where all activations are zero, what it has.
+    """What :meth:`Histogram.threshold` found, in the layer's dtype; where all activations are zero, or too small for
+    that dtype, what it has.
 
     ``dead`` gets an entry for the layer then, which says what of it is zero.
     """
-    zero = threshold <= 0
+    zero = threshold < torch.finfo(layer.threshold.dtype).tiny  # of less, the L-th part may be zero
     if zero.any():
         dead[name] = "all its activations" if zero.all() else f"{int(zero.sum())} of {zero.numel()} channels"
         threshold = torch.where(zero, layer.threshold.detach().abs().max().to(threshold), threshold)

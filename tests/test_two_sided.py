@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -200,6 +200,11 @@ def test_what_is_no_difference_of_two_is_refused(act: nn.Module) -> None:
     st.sampled_from([{}, {"per_channel": True}, {"correct": "bias", "per_channel": "auto"}, {"method": "max"}]),
     st.sampled_from([torch.float32, torch.float64]),
 )
+@example(nn.LeakyReLU, 4.3e-45, 1, 1, {}, torch.float32)  # thresholds that are zero in float32
+@example(nn.LeakyReLU, 4.3e-45, 3, 3, {"correct": "bias", "per_channel": "auto"}, torch.float32)
+@example(nn.LeakyReLU, 1e-40, 9, 9, {"per_channel": True}, torch.float32)
+@example(nn.PReLU, 1e-38, 9, 9, {"method": "max"}, torch.float32)
+@example(nn.PReLU, 1e-310, 9, 9, {}, torch.float64)
 def test_spikes_are_exact(
     kind: type[nn.Module], slope: float, up: int, down: int, calibration: dict[str, Any], dtype: torch.dtype
 ) -> None:
