@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 from tqdm.auto import tqdm
 
@@ -86,7 +86,7 @@ class OneView(DistributedSampler[Any]):
     """Each image once an epoch, in a random order; the next of its views in the next epoch."""
 
     def __init__(self, views: Views, world: int, rank: int, seed: int) -> None:
-        super().__init__(range(len(views.labels)), world, rank, True, seed)  # type: ignore[arg-type]  # has a length
+        super().__init__(TensorDataset(views.labels), world, rank, True, seed)
         self.views = views
 
     def __iter__(self) -> Iterator[int]:

@@ -109,8 +109,8 @@ def _host_neurons(x_seq: Tensor, levels: int) -> Calls:
         for backend in HOST_BACKENDS:
             try:
                 calls[f"{HOST} IFNode, {backend}"] = _host_neuron(x_seq, levels, backend=backend)
+            # In this order: 2.x has no such option, 0.0.0.0.14 no such backend, or this machine not its library.
             except (TypeError, NotImplementedError, ImportError):
-                # In this order: 2.x has no such option, 0.0.0.0.14 no such backend, or this machine not its library.
                 continue
     if x_seq.dtype != torch.float32 and hasattr(load("functional"), "if_multi_step"):
         # 2.x has kernels for potentials in float32 only, and an IFNode's have the dtype of the currents.

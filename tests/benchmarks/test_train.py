@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,20 @@ def trained(run: Run, tree: Path, output: Path, **options: Any) -> nn.Module:
 
 def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def resumed(run: Run, tree: Path, output: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """The network of a run that was cut off before ``epoch``, and started again."""
+
+    def stop(self: object, trainer: Any, pl_module: object) -> None:
+        if trainer.current_epoch == epoch:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Remember, "on_train_epoch_start", stop)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(run, tree, output, **QUIET)
+    return trained(run, tree, output)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -146,11 +159,7 @@ def test_a_teacher_that_has_spoken_once(run: Run, tree: Path, tmp_path: Path, mo
     monkeypatch.setattr(Run, "find_teacher", lambda *_: teacher)
     whole = trained(run, tree, tmp_path / "whole")
     assert len(calls) == 1, "all views fit in one batch"
-    with monkeypatch.context() as patch:
-        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(1))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.train(run, tree, tmp_path / "cut", **QUIET)
-    assert same(trained(run, tree, tmp_path / "cut"), whole)
+    assert same(resumed(run, tree, tmp_path / "cut", 1, monkeypatch), whole)
     assert len(calls) == 2
 
 
@@ -236,23 +245,11 @@ def test_thresholds_stay_positive(run: Run, tree: Path, tmp_path: Path, monkeypa
     assert all(torch.equal(threshold, floors[name]) for name, threshold in thresholds.items())
 
 
-def stop_before(epoch: int) -> Callable[..., None]:
-    def stop(self: object, trainer: Any, pl_module: object) -> None:
-        if trainer.current_epoch == epoch:
-            raise RuntimeError("power cut")
-
-    return stop
-
-
 def test_an_interrupted_run_goes_on_as_it_would_have(
     run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(run, tree, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(1))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.train(run, tree, tmp_path / "cut", **QUIET)
-    assert same(trained(run, tree, tmp_path / "cut"), whole)
+    assert same(resumed(run, tree, tmp_path / "cut", 1, monkeypatch), whole)
 
 
 def test_only_the_same_run_is_resumed(run: Run, tree: Path, tmp_path: Path) -> None:
@@ -343,11 +340,7 @@ def test_levels_are_reallocated_once_and_kept_on_resuming(
     assert 1 <= plan.mean_levels <= 2.5
     assert pascal_ext.LevelPlan.from_json(tmp_path / "whole" / "reallocated.json") == plan
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train._Remember, "on_train_epoch_start", stop_before(2))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.train(run, tree, tmp_path / "cut", **QUIET)
-    assert same(trained(run, tree, tmp_path / "cut"), whole)
+    assert same(resumed(run, tree, tmp_path / "cut", 2, monkeypatch), whole)
     assert len(calls) == 2
 
 
