@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,9 +48,7 @@ class Source:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] -> float32: ``(images / 255 - mean) / std``."""
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1) * 255
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255
-        return images.float().sub_(mean).div_(std)
+        return images.float().sub_(_per_channel(self.mean, images.device)).div_(_per_channel(self.std, images.device))
 
     def augment(self, images: Tensor) -> Tensor:
         """Shift and mirror each training image [N, C, H, W] at random; images read from disk were cropped there."""
@@ -172,6 +171,13 @@ def random_flip(images: Tensor) -> Tensor:
     """Each image [C, H, W] of a batch mirrored left to right with probability one half."""
     mirrored = torch.rand(images.shape[0], 1, 1, 1, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(3), images)
+
+
+@functools.cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Values in [0, 1], of pixels in [0, 255], [3, 1, 1]. A copy to a GPU waits for it, so that there is one only."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1) * 255
 
 
 def _decoded(tree: Any) -> InMemory:

@@ -146,6 +146,7 @@ class Images(L.LightningDataModule):
             sampler=sampler,
             collate_fn=stacked,
             num_workers=self.workers,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             drop_last=shuffle and len(sampler) > self.batch_size,
         )
 

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from pascal_ext import chunking
 from pascal_ext.counting import reference_graph
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.firing import answering_graph
 from pascal_ext.folding import normed_graph
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.graph_function import function_of
@@ -94,7 +95,7 @@ class SpikingNetwork(nn.Module):
 
     def _compile(self) -> None:
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
-        self._run_counts = function_of(counts)
+        self._run_counts = function_of(answering_graph(counts, self))
         self._run_references = function_of(reference_graph(counts, self))
         spikes, continuing = self._spikes_graph, normed_graph(continuing_graph(self._spikes_graph, self), self)
         self._run_spikes, self._run_continuing = (

@@ -8,7 +8,6 @@ may write over it all the same, as long as no gradient is recorded and no hook c
 from __future__ import annotations
 
 import copy
-import inspect
 import operator
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext.branches import must_stay
+from pascal_ext.firing import takes_place
 from pascal_ext.folding import call_normed
 from pascal_ext.kinds import Kind, kind_of
 from pascal_ext.observers import unobserved
@@ -33,10 +33,8 @@ def overwriting_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
     for node in list(graph.nodes):
         currents = _before_sequence(node)
         if currents is not None:
-            neuron = root.get_submodule(str(node.target))
-            takes_it = "in_place" in inspect.signature(neuron.forward).parameters  # those of adapters may not
-            if takes_it and _is_fresh(currents, root):
-                node.kwargs = {**node.kwargs, "in_place": _permission(graph, node, currents, node)}
+            if takes_place(root.get_submodule(str(node.target))) and _is_fresh(currents, root):
+                node.kwargs = {**node.kwargs, "in_place": _permission(graph, node, currents)}
         elif _is_sum(node):
             _overwrite_operand(graph, node, root)
     graph.eliminate_dead_code(is_impure_node=must_stay)

@@ -40,6 +40,7 @@ LAYERS = (
         "conversion",
         "counting",
         "exchanged",
+        "firing",
         "folding",
         "graph_format",
         "graph_function",

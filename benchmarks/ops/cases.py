@@ -56,11 +56,12 @@ def competitors(case: Case, device: str = Device.CPU, dtype: torch.dtype = torch
     backends = {"pasc_if": "auto"}
     if device == Device.CUDA:
         backends = {f"pasc_if {name}": name for name in GPU_BACKENDS if _is_installed(name)}
-    calls: Calls = {name: _neuron(x_seq, case.levels, backend) for name, backend in backends.items()}
+    threshold = torch.ones((), device=device)  # a tensor there, as a layer's is
+    calls: Calls = {name: _neuron(x_seq, threshold, case.levels, backend) for name, backend in backends.items()}
     first = next(iter(backends.values()))
-    calls["counts"] = lambda: functional.pasc_if_counts(x_seq, 1.0, case.levels, first)
+    calls["counts"] = lambda: functional.pasc_if_counts(x_seq, threshold, case.levels, first)
     if device == Device.CPU or case.window * case.neurons <= GPU_LITERAL:
-        calls["literal loop"] = _neuron(x_seq, case.levels, "reference")
+        calls["literal loop"] = _neuron(x_seq, threshold, case.levels, "reference")
     calls |= _host_neurons(x_seq, case.levels)
     calls["copy"] = lambda: x_seq.clone()
     return calls
@@ -90,8 +91,8 @@ def host_implementation(device: str) -> str | None:
     return None if tell is None else str(tell("if", torch.device(device))["implementation"])
 
 
-def _neuron(x_seq: Tensor, levels: int, backend: str) -> Callable[[], Any]:
-    return lambda: functional.pasc_if(x_seq, 1.0, levels, backend)
+def _neuron(x_seq: Tensor, threshold: Tensor, levels: int, backend: str) -> Callable[[], Any]:
+    return lambda: functional.pasc_if(x_seq, threshold, levels, backend)
 
 
 def _is_installed(backend: str) -> bool:

@@ -50,13 +50,18 @@ def broadcastable(threshold: Tensor | float, like: Tensor, channel_dim: int) -> 
     threshold = threshold.to(accumulation_dtype(like.dtype))
     if threshold.numel() == 1:
         return threshold.reshape(())
+    check_channels(threshold, like, channel_dim)
+    return threshold.reshape(-1, *[1] * (like.ndim - channel_dim - 1))
+
+
+def check_channels(threshold: Tensor, like: Tensor, channel_dim: int) -> None:
+    """Raise :class:`InvalidArgumentError` unless ``threshold`` has one value for each channel of ``like``."""
     channels = like.shape[channel_dim] if like.ndim > channel_dim else None
     if threshold.ndim != 1 or threshold.shape[0] != channels:
         raise InvalidArgumentError(
             f"the threshold has shape {tuple(threshold.shape)}; expected a scalar or one value for each of the "
             f"{channels} channels in dimension {channel_dim} of an input of shape {tuple(like.shape)}"
         )
-    return threshold.reshape(-1, *[1] * (like.ndim - channel_dim - 1))
 
 
 def exactly(number: int, like: Tensor) -> Tensor | int:

@@ -113,19 +113,18 @@ def _launch(name: str, x_seq: Tensor, threshold: Tensor, levels: int, out: Tenso
     value, sizes, settings = arguments(x_seq, threshold, levels)
     if not sizes[0]:
         return out
-    width = vector_width(x_seq, out)
-    pointers = (np.uint64(tensor.data_ptr()) for tensor in (x_seq, value, out))
-    numbers = (*pointers, *map(np.int64, sizes), *map(np.int32, settings))
-    stream = torch.cuda.current_stream(x_seq.device).cuda_stream
-    with cupy.cuda.Device(x_seq.device.index), cupy.cuda.ExternalStream(stream):
-        kernel = _kernel(expression(name, x_seq.dtype, width), x_seq.device.index)
+    width, device = vector_width(x_seq, out), x_seq.device.index
+    pointers = x_seq.data_ptr(), value.data_ptr(), out.data_ptr()
+    numbers = (*pointers, *sizes, *map(np.int32, settings))  # CuPy passes an int as 64 bits
+    with cupy.cuda.Device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream):
+        kernel = _kernel(name, x_seq.dtype, width, device)
         kernel((-(-sizes[0] // (THREADS * width)),), (THREADS,), numbers)
     return out
 
 
 def vector_width(x_seq: Tensor, out: Tensor) -> int:
     """How many neurons a thread takes: as many as one load brings, where all steps begin where such a load may."""
-    neurons = x_seq[0].numel()
+    neurons = x_seq.numel() // x_seq.shape[0]
     strides = (x_seq.stride(0) * x_seq.itemsize * (x_seq.shape[0] > 1), neurons * x_seq.itemsize)
     begins = (x_seq.data_ptr(), out.data_ptr(), *strides)
     return VECTOR // x_seq.itemsize if all(begin % VECTOR == 0 for begin in begins) else 1
@@ -137,12 +136,13 @@ def expression(name: str, dtype: torch.dtype, width: int) -> str:
 
 
 @functools.cache
-def _kernel(name: str, device: int) -> Any:
-    """The function ``name``, for the device of that index, which is the current one."""
+def _kernel(name: str, dtype: torch.dtype, width: int, device: int) -> Any:
+    """The instance of the template ``name``, for the device of that index, which is the current one."""
     import cupy
 
-    module = cupy.RawModule(code=HEADERS + SOURCE, options=("--std=c++14",), name_expressions=[name])
-    return module.get_function(name)
+    instance = expression(name, dtype, width)
+    module = cupy.RawModule(code=HEADERS + SOURCE, options=("--std=c++14",), name_expressions=[instance])
+    return module.get_function(instance)
 
 
 def _refuses(x_seq: Tensor) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pascal_ext.ops.pasc_if.closed_form import are_powers_of_two
-from pascal_ext.ops.thresholds import accumulation_dtype, broadcastable
+from pascal_ext.ops.thresholds import accumulation_dtype, check_channels
 
 
 class Divisor(NamedTuple):
@@ -29,19 +30,24 @@ class Divisor(NamedTuple):
 
 def dense_steps(x_seq: Tensor) -> Tensor:
     """``x_seq``, copied only if its steps have gaps in memory; what is expanded over time stays so."""
-    return x_seq if is_dense(x_seq[0]) else x_seq.contiguous()
+    return x_seq if x_seq.is_contiguous() or is_dense(x_seq[0]) else x_seq.contiguous()
 
 
 def is_dense(step: Tensor) -> bool:
     """Whether [N, ...] has no gaps in memory, with the channels in the place of the last or of the second dimension."""
-    return step.is_contiguous() or (step.ndim > 2 and step.movedim(1, -1).is_contiguous())
+    if step.is_contiguous():
+        return True
+    if step.ndim == 4:  # what can be asked without making a view
+        return step.is_contiguous(memory_format=torch.channels_last)
+    return step.ndim > 2 and step.movedim(1, -1).is_contiguous()
 
 
 def divisor(threshold: Tensor, step: Tensor, levels: int, window: int = 1) -> Divisor:
     """For a window of currents of which ``step``, [N, ...], is one, dense."""
     powers_of_two, dtype = are_powers_of_two(window, levels), accumulation_dtype(step.dtype)
-    if threshold.numel() == 1:
-        return Divisor(threshold.to(step.device, dtype), powers_of_two, 1, 1)
-    value = broadcastable(threshold, step, 1).reshape(-1).to(step.device, dtype).contiguous()
+    value = threshold.to(step.device, dtype)
+    if value.numel() == 1:
+        return Divisor(value, powers_of_two, 1, 1)
+    check_channels(value, step, 1)
     inner = step.shape[2:].numel() if step.is_contiguous() else 1
-    return Divisor(value, powers_of_two, value.numel(), inner)
+    return Divisor(value.contiguous(), powers_of_two, value.numel(), inner)

@@ -38,9 +38,9 @@ _library.define("pasc_if_counts(Tensor x_seq, Tensor v_threshold, int levels, st
 _library.define("pasc_if_settled(Tensor x_seq, Tensor v_threshold, int levels, Tensor reference) -> (Tensor, Tensor)")
 
 
-def _as_promised(result: Tensor, like: Callable[..., Tensor], step: Tensor) -> Tensor:
-    """``result`` in the strides of the fake kernel's result, which ``like`` makes; neurons are those of ``step``."""
-    if result.is_contiguous() and step.is_contiguous():
+def _as_promised(result: Tensor, like: Callable[..., Tensor], x_seq: Tensor) -> Tensor:
+    """``result`` in the strides of the fake kernel's result, which ``like`` makes; it answers ``x_seq``."""
+    if result.is_contiguous() and (x_seq.is_contiguous() or x_seq[0].is_contiguous()):
         return result
     expected = like(device="meta")
     if result.stride() == expected.stride():
@@ -50,18 +50,18 @@ def _as_promised(result: Tensor, like: Callable[..., Tensor], step: Tensor) -> T
 
 def _pasc_if(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Tensor:
     train = select(backend, x_seq)[1].spikes(x_seq, v_threshold, levels)
-    return _as_promised(train, partial(empty_train, x_seq, levels), x_seq[0])
+    return _as_promised(train, partial(empty_train, x_seq, levels), x_seq)
 
 
 def _pasc_if_counts(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Tensor:
-    counts, step = select(backend, x_seq)[1].counts(x_seq, v_threshold, levels), x_seq[0]
-    return _as_promised(counts, partial(torch.empty_like, step, dtype=torch.int32), step)
+    counts = select(backend, x_seq)[1].counts(x_seq, v_threshold, levels)
+    return _as_promised(counts, partial(torch.empty_like, x_seq[0], dtype=torch.int32), x_seq)
 
 
 def _pasc_if_settled(x_seq: Tensor, v_threshold: Tensor, levels: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     settled = select("auto", x_seq)[1].settled or vectorised.pasc_if_settled
     train, ties = settled(x_seq, v_threshold, levels, reference)
-    return _as_promised(train, partial(empty_train, x_seq, levels), x_seq[0]), ties
+    return _as_promised(train, partial(empty_train, x_seq, levels), x_seq), ties
 
 
 _library.impl("pasc_if", _pasc_if, "CompositeExplicitAutograd")
@@ -105,7 +105,7 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Te
     if _fuses(backend, x_seq):
         train: Tensor = traceable_train(x_seq, v_threshold, levels)
         return train
-    result: Tensor = torch.ops.pascal_ext.pasc_if(x_seq, v_threshold, levels, backend)
+    result: Tensor = torch.ops.pascal_ext.pasc_if.default(x_seq, v_threshold, levels, backend)
     return result
 
 
@@ -113,13 +113,13 @@ def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str
     """Likewise, [N, ...] int32."""
     if _fuses(backend, x_seq):
         return vectorised.pasc_if_counts(x_seq, v_threshold, levels)
-    result: Tensor = torch.ops.pascal_ext.pasc_if_counts(x_seq, v_threshold, levels, backend)
+    result: Tensor = torch.ops.pascal_ext.pasc_if_counts.default(x_seq, v_threshold, levels, backend)
     return result
 
 
 def pasc_if_settled(x_seq: Tensor, v_threshold: Tensor, levels: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Likewise: the train, and how many of its counts ``reference`` has settled."""
-    settle = traceable_train if _fuses("torch", x_seq) else torch.ops.pascal_ext.pasc_if_settled
+    settle = traceable_train if _fuses("torch", x_seq) else torch.ops.pascal_ext.pasc_if_settled.default
     train, ties = settle(x_seq, v_threshold, levels, reference)
     return train, ties
 

@@ -83,9 +83,9 @@ def select(name: str, x_seq: Tensor) -> tuple[str, Backend]:
     Raises:
         InvalidArgumentError, BackendError: see :func:`check_backend`; or the backend cannot run on these currents.
     """
-    if check_backend(name) == "auto":
+    if name == "auto":
         name = _fastest(x_seq.device.type, x_seq.dtype)
-    elif reason := _backends[name].refuses(x_seq):
+    elif reason := _backends[check_backend(name)].refuses(x_seq):
         raise BackendError(f"backend={name!r} cannot run on {x_seq.dtype} currents on {x_seq.device}: {reason}")
     return name, _backends[name]
 
