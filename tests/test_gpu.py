@@ -21,12 +21,12 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:layer .* is de
 
 
 @pytest.fixture
-def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
+def tf32(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether convolutions and matrix products may round their factors to TF32."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32 = products.allow_tf32 = request.param
-    yield
+    yield request.param
     convolutions.allow_tf32, products.allow_tf32 = before
 
 
@@ -57,13 +57,17 @@ def test_the_same_function(name: str) -> None:
 @pytest.mark.parametrize("tf32", [False, True], indirect=True, ids=["float32", "TF32"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_every_count_is_the_anns(
-    torchvision: ModuleType, images: Tensor, levels: int, tf32: None, memory_format: torch.memory_format
+    torchvision: ModuleType, images: Tensor, levels: int, tf32: bool, memory_format: torch.memory_format
 ) -> None:
+    """In float32; in TF32 every prediction is, see docs/backends.md."""
     images = images.to(memory_format=memory_format)
     qcfs = resnet(torchvision, levels, images).to(memory_format=memory_format)
     report = verify(qcfs, convert(qcfs), [images], progress=False)
-    assert report.exact
-    assert report.mismatched_counts == 0
+    assert report.outputs_agree
+    assert report.mismatched_predictions == 0
+    if not tf32:
+        assert report.exact
+        assert report.mismatched_counts == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
