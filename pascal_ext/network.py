@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,20 +18,19 @@ from pascal_ext.firing import answering_graph
 from pascal_ext.folding import normed_graph
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.graph_function import function_of
-from pascal_ext.neuron import PascIF, check_execution
+from pascal_ext.network_settings import NetworkSettings
+from pascal_ext.neuron import PascIF
 from pascal_ext.observers import is_transformed, is_watched, unobserved
 from pascal_ext.ops import timefold
-from pascal_ext.ops.pasc_if import Reference, check_backend
+from pascal_ext.ops.pasc_if import Reference
 from pascal_ext.overwriting import overwriting_graph
 from pascal_ext.plan import LevelPlan
 from pascal_ext.pooling import pooling_graph
 from pascal_ext.presentation import batch_ndim, presented
 from pascal_ext.shared_layers import continuing_graph, fires_as_counted, first_neurons
 
-STEP_MODES = ("s", "m")
 
-
-class SpikingNetwork(nn.Module):
+class SpikingNetwork(NetworkSettings):
     """A PASCAL spiking network; :func:`pascal_ext.convert` makes them.
 
     The temporal mean of every tensor in it is the tensor of the QCFS network it was made from (the ANN). It holds the
@@ -71,9 +68,6 @@ class SpikingNetwork(nn.Module):
         self._spikes_graph = spikes
         self._latency = latency
         self._analog_nodes = tuple(analog_nodes)
-        self._step_mode = "s"
-        self._execution = "spikes"
-        self._chunk: int | str | None = chunking.AUTO
         self._sizes: dict[Any, int] = {}
         self.settle_ties = True
         registrations: tuple[tuple[str, Iterator[tuple[str, Any]], Callable[[str, Any], None]], ...] = (
@@ -206,87 +200,6 @@ class SpikingNetwork(nn.Module):
         network's.
         """
         return self.settle_ties and not self.training and not is_watched()
-
-    @property
-    def execution(self) -> str:
-        """``"spikes"`` simulates every spike; ``"counts"`` propagates spike counts at the ANN's cost. Same answers.
-
-        A neuron whose current is NaN is NaN in both. Only on accelerators, and with ``settle_ties`` off, may the spikes
-        fall silent there.
-        """
-        return self._execution
-
-    @execution.setter
-    def execution(self, value: str) -> None:
-        self._execution = check_execution(value)
-        for neuron in self.neurons.values():
-            neuron.execution = value
-
-    @property
-    def backend(self) -> str:
-        """How the neurons are computed, see :func:`pascal_ext.functional.pasc_if`; setting it sets it for all of them.
-
-        Raises:
-            InvalidArgumentError: on reading, where neurons differ; on setting, where there is no backend of that name.
-            BackendError: on setting, where it cannot run here.
-        """
-        found = sorted({neuron.backend for neuron in self.neurons.values()})
-        if len(found) > 1:
-            raise InvalidArgumentError(f"the neurons have different backends, {found}; read .neurons[name].backend")
-        return found[0] if found else "auto"
-
-    @backend.setter
-    def backend(self, value: str) -> None:
-        check_backend(value)
-        for neuron in self.neurons.values():
-            neuron.backend = value
-
-    @property
-    def chunk(self) -> int | str | None:
-        """At most how many samples are simulated at a time.
-
-        Spikes need L times the memory that the ANN needs, and samples do not depend on each other, so a number bounds
-        the memory; the results are joined. ``"auto"`` (the default): as few as are fastest on a CPU, see
-        :mod:`pascal_ext.chunking`, where no one could notice: in evaluation, without gradients and hooks. None: all of
-        them at once.
-
-        Raises:
-            InvalidArgumentError: on setting, where it is none of these.
-
-        Warns:
-            UserWarning: on setting a number, where an operation (on decoded values, see :attr:`analog_nodes`) works
-                across the samples: these are then simulated at once.
-        """
-        return self._chunk
-
-    @chunk.setter
-    def chunk(self, value: int | str | None) -> None:
-        self._chunk = chunking.check_chunk(value)
-        if isinstance(value, int) and self._mixing is not None:
-            warnings.warn(
-                f"chunk={value} has no effect: {self._mixing} works across the samples of a batch", stacklevel=2
-            )
-
-    @property
-    def step_mode(self) -> str:
-        """``"s"``: one call is one presentation; ``"m"``: sequences in, sequences out (SpikingJelly's convention)."""
-        return self._step_mode
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        if value not in STEP_MODES:
-            raise InvalidArgumentError(f"step_mode={value!r} is unknown; choose one of {list(STEP_MODES)}")
-        self._step_mode = value
-
-    @contextlib.contextmanager
-    def configured(self, *, execution: str | None = None, step_mode: str | None = None) -> Iterator[None]:
-        """Within the context the network has these settings; afterwards those that it had."""
-        before = self.execution, self.step_mode
-        try:
-            self.execution, self.step_mode = execution or before[0], step_mode or before[1]
-            yield
-        finally:
-            self.execution, self.step_mode = before
 
     @property
     def graph(self) -> fx.Graph:

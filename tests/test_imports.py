@@ -46,6 +46,7 @@ LAYERS = (
         "graph_function",
         "lowering",
         "network",
+        "network_settings",
         "overwriting",
         "pooling",
         "presentation",
