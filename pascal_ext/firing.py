@@ -1,6 +1,4 @@
-"""Neurons that run on counts, called without the sequences around them: on small layers a call costs what its Python
-does.
-"""
+"""Neurons that run on counts, called without the sequences around them: a small layer costs what its Python costs."""
 
 from __future__ import annotations
 
@@ -38,11 +36,16 @@ def answering_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
     return graph
 
 
-def answer(neuron: PascIF, z: Tensor, in_place: bool) -> Tensor:
+def answer(neuron: nn.Module, z: Tensor, in_place: bool) -> Tensor:
     """What a neuron answers to one step of currents, [N, ...]; in their place if ``in_place`` and no hook sees them."""
-    if neuron.execution == "counts" and not has_hooks(neuron):
+    if isinstance(neuron, PascIF) and neuron.execution == "counts" and not _is_changed(neuron):
         return qcfs_activation(z, neuron.v_threshold, neuron.levels, in_place=in_place)
     return timefold.only_step(neuron(timefold.as_sequence(z)))
+
+
+def _is_changed(neuron: PascIF) -> bool:
+    """Whether hooks, or a ``forward`` that was put into the object, see its currents."""
+    return has_hooks(neuron) or "forward" in neuron.__dict__
 
 
 def takes_place(neuron: nn.Module) -> bool:

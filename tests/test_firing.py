@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import torch
@@ -44,6 +45,29 @@ def test_a_hook_may_change_what_a_neuron_answers() -> None:
     assert torch.equal(silenced, snn(torch.zeros_like(x)))
     handle.remove()
     assert not torch.equal(snn(x), silenced)
+
+
+@torch.no_grad()
+def test_a_neuron_may_be_replaced() -> None:
+    """By what records what it is called with, say."""
+    qcfs, snn, x = network()
+    calls: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def __init__(self, neuron: nn.Module) -> None:
+            super().__init__()
+            self.neuron = neuron
+
+        def forward(self, x_seq: Tensor) -> Tensor:
+            calls.append(x_seq)
+            answer: Tensor = self.neuron(x_seq)
+            return answer
+
+    snn.set_submodule("0.2", Recorder(snn.get_submodule("0.2")))
+    other = snn.get_submodule("3")
+    other.forward = Recorder(copy.copy(other)).forward
+    assert torch.equal(snn(x), qcfs(x))
+    assert [call.shape for call in calls] == [(1, 6, 4, 6, 6), (1, 6, 5)]
 
 
 @torch.no_grad()
