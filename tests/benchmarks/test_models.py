@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import pascal_ext
+from benchmarks import rows
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu, save_qcfs
 from pascal_ext.activations import qcfs_layers
@@ -77,3 +78,14 @@ def test_qcfs_networks_come_back_as_they_were(tmp_path: Path, tiny: str, per_cha
     assert torch.equal(loaded(images), wanted)
     assert [layer.levels for layer in qcfs_layers(loaded).values()] == list(range(1, 8))
     torch.testing.assert_close(pascal_ext.convert(loaded)(images), loaded(images))
+
+
+@pytest.mark.parametrize(("name", "mean"), [("2", 2), ("3", 3), ("mean3", 3)])
+def test_the_networks_that_are_kept(name: str, mean: float) -> None:
+    """They load, have the levels that their names say, and their spikes are theirs."""
+    qcfs = load_qcfs(rows.RESULTS.parent / "weights" / f"resnet20_cifar10jpeg_{name}.pt")
+    snn = pascal_ext.convert(qcfs)
+    assert snn.plan.mean_levels == mean
+    report = pascal_ext.verify(qcfs, snn, [torch.randn(8, 3, 32, 32)], progress=False)
+    assert report.exact
+    assert not any(layer.firing_rate == 0 for layer in report.layers.values())
