@@ -18,6 +18,8 @@ from benchmarks.models.checkpoints import load_qcfs, load_relu, save_qcfs
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError
 
+KEPT = sorted((rows.RESULTS.parent / "weights").glob("*.pt"))
+
 
 @pytest.mark.parametrize(("name", "depth", "parameters"), [("resnet20", 20, 269_722), ("resnet56", 56, 853_018)])
 def test_the_resnets_are_those_of_the_paper(name: str, depth: int, parameters: int) -> None:
@@ -80,10 +82,10 @@ def test_qcfs_networks_come_back_as_they_were(tmp_path: Path, tiny: str, per_cha
     torch.testing.assert_close(pascal_ext.convert(loaded)(images), loaded(images))
 
 
-@pytest.mark.parametrize(("name", "mean"), [("2", 2), ("3", 3), ("mean3", 3)])
-def test_the_networks_that_are_kept(name: str, mean: float) -> None:
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: file.stem)
+def test_the_networks_that_are_kept(file: Path) -> None:
     """They load, have the levels that their names say, and their spikes are theirs."""
-    qcfs = load_qcfs(rows.RESULTS.parent / "weights" / f"resnet20_cifar10jpeg_{name}.pt")
+    qcfs, mean = load_qcfs(file), int(file.stem[-1])
     snn = pascal_ext.convert(qcfs)
     assert snn.plan.mean_levels == mean
     report = pascal_ext.verify(qcfs, snn, [torch.randn(8, 3, 32, 32)], progress=False)
