@@ -19,7 +19,6 @@ from pascal_ext.folding import normed_graph
 from pascal_ext.graph_format import graph_from_dict, graph_to_dict
 from pascal_ext.graph_function import function_of
 from pascal_ext.network_settings import NetworkSettings
-from pascal_ext.neuron import PascIF
 from pascal_ext.observers import is_transformed, is_watched, unobserved
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import Reference
@@ -210,16 +209,6 @@ class SpikingNetwork(NetworkSettings):
     def counts_graph(self) -> fx.Graph:
         """The ANN's graph, which propagates counts; for reading."""
         return self._counts_graph
-
-    @property
-    def neurons(self) -> dict[str, PascIF]:
-        """Layer name -> neurons, in order of execution."""
-        return dict(self._neuron_calls())
-
-    def _neuron_calls(self) -> list[tuple[str, PascIF]]:
-        calls = (str(node.target) for node in self._counts_graph.nodes if node.op == "call_module")
-        modules = ((name, self.get_submodule(name)) for name in calls)
-        return [(name, module) for name, module in modules if isinstance(module, PascIF)]
 
     @property
     def plan(self) -> LevelPlan:

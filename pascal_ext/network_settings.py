@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from torch import nn
+from torch import fx, nn
 
 from pascal_ext import chunking
 from pascal_ext.errors import InvalidArgumentError
@@ -17,8 +17,9 @@ STEP_MODES = ("s", "m")
 
 
 class NetworkSettings(nn.Module):
-    """What can be set of a :class:`~pascal_ext.network.SpikingNetwork`, for all its layers at once."""
+    """The neurons of a :class:`~pascal_ext.network.SpikingNetwork`, and what can be set for all of them at once."""
 
+    _counts_graph: fx.Graph
     _step_mode = "s"
     _execution = "spikes"
     _chunk: int | str | None = chunking.AUTO
@@ -27,7 +28,12 @@ class NetworkSettings(nn.Module):
     @property
     def neurons(self) -> dict[str, PascIF]:
         """Layer name -> neurons, in order of execution."""
-        raise NotImplementedError
+        return dict(self._neuron_calls())
+
+    def _neuron_calls(self) -> list[tuple[str, PascIF]]:
+        calls = (str(node.target) for node in self._counts_graph.nodes if node.op == "call_module")
+        modules = ((name, self.get_submodule(name)) for name in calls)
+        return [(name, module) for name, module in modules if isinstance(module, PascIF)]
 
     @property
     def execution(self) -> str:

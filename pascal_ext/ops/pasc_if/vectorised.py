@@ -78,8 +78,6 @@ def pasc_if_settled(
 
 def empty_train(x_seq: Tensor, levels: int, device: torch.device | str | None = None) -> Tensor:
     """Room for a train [levels, N, ...] whose steps lie in memory like those of ``x_seq``, on its device or another."""
-    if x_seq.is_contiguous():
-        return torch.empty((levels, *x_seq.shape[1:]), dtype=x_seq.dtype, device=device or x_seq.device)
     return _room(x_seq[0], levels, x_seq.dtype, device or x_seq.device)
 
 
