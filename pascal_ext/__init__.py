@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from pascal_ext.adapters.spikingjelly.registration import register, unregister
     from pascal_ext.allocation.metric import al_metric
     from pascal_ext.allocation.planning import allocate, pareto
-    from pascal_ext.calibration import calibrate
+    from pascal_ext.calibration.reconstruction import reconstruct
+    from pascal_ext.calibration.thresholds import calibrate
     from pascal_ext.comparison.compare import compare
-    from pascal_ext.conversion import convert
-    from pascal_ext.io import load, save
-    from pascal_ext.network import SpikingNetwork
+    from pascal_ext.conversion.convert import convert
+    from pascal_ext.network.spiking_network import SpikingNetwork
     from pascal_ext.neuron import PascIF
     from pascal_ext.plan import LevelPlan
     from pascal_ext.qcfs import QCFS
-    from pascal_ext.reconstruction import reconstruct
-    from pascal_ext.verification import verify
+    from pascal_ext.saving.io import load, save
+    from pascal_ext.verification.verify import verify
 
 __version__ = "0.1.0"
 
@@ -56,21 +56,21 @@ _HOMES = {
     "QCFS": "qcfs",
     "LevelPlan": "plan",
     "PascIF": "neuron",
-    "SpikingNetwork": "network",
+    "SpikingNetwork": "network.spiking_network",
     "al_metric": "allocation.metric",
     "allocate": "allocation.planning",
-    "calibrate": "calibration",
+    "calibrate": "calibration.thresholds",
     "compare": "comparison.compare",
-    "convert": "conversion",
-    "load": "io",
+    "convert": "conversion.convert",
+    "load": "saving.io",
     "pareto": "allocation.planning",
-    "reconstruct": "reconstruction",
+    "reconstruct": "calibration.reconstruction",
     "register": "adapters.spikingjelly.registration",
     "replace_activations": "activations",
-    "save": "io",
+    "save": "saving.io",
     "set_levels": "activations",
     "unregister": "adapters.spikingjelly.registration",
-    "verify": "verification",
+    "verify": "verification.verify",
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from pascal_ext.call_sites import activation_ceiling
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.graph.call_sites import activation_ceiling
+from pascal_ext.graph.traceable import unwrapped
+from pascal_ext.graph.tracing import trace
 from pascal_ext.plan import DEFAULT_LEVELS, Levels, levels_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.traceable import unwrapped
-from pascal_ext.tracing import trace
 
 M = TypeVar("M", bound=nn.Module)
 NO_QCFS_LAYERS = (
@@ -41,7 +41,7 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
     PReLU stay ``act.weight``, and learn on.
 
     Args:
-        model: any module that ``torch.fx`` can trace, see :func:`pascal_ext.tracing.trace`.
+        model: any module that ``torch.fx`` can trace, see :func:`pascal_ext.graph.tracing.trace`.
         levels: L of the new QCFS: one number for all, a mapping from layer name to levels (8 for layers that it does
             not name), or a :class:`~pascal_ext.LevelPlan` for exactly the model's activations. QCFS modules that are
             there already may be named, but only with the levels they have.
@@ -53,7 +53,7 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
         that ``forward`` uses, and ``<layer>.threshold``; buffers that ``forward`` reads itself are persistent.
 
     Raises:
-        TracingError: see :func:`pascal_ext.tracing.trace`.
+        TracingError: see :func:`pascal_ext.graph.tracing.trace`.
         PlanError: a level is not a whole number of at least 1, or ``levels`` does not fit the model.
     """
     traced = trace(model, None if example is None else [example])
@@ -97,7 +97,7 @@ def set_levels(model: M, levels: Levels) -> M:
 def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
     """Layer name -> QCFS module, in the order of execution where ``model`` is a graph, else of definition.
 
-    Names are those within a wrapper, see :func:`pascal_ext.traceable.unwrapped`.
+    Names are those within a wrapper, see :func:`pascal_ext.graph.traceable.unwrapped`.
     """
     model = unwrapped(model)
     if isinstance(model, fx.GraphModule):
@@ -109,7 +109,7 @@ def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
 
 
 def relu_layers(traced: fx.GraphModule) -> dict[str, float]:
-    """Layer name -> ceiling of the ReLU-like activations left in a graph that :func:`pascal_ext.tracing.trace` made."""
+    """Layer name -> ceiling of the ReLU-like activations left in a :func:`~pascal_ext.graph.tracing.trace`."""
     layers = {}
     for node in traced.graph.nodes:
         if node.op == "call_module":

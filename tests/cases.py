@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from pascal_ext import calibrate, replace_activations
 from pascal_ext.activations import qcfs_layers
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 
 BATCH = 3
 TOLERANCE = 1e-9

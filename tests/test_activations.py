@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pascal_ext import QCFS, LevelPlan, convert, replace_activations, set_levels, verify
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import InvalidArgumentError, PlanError
-from pascal_ext.tracing import trace
+from pascal_ext.graph.tracing import trace
 from tests.cases import Net
 
 LAYERS = ["relu", "act", "relu_1"]

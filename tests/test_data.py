@@ -14,7 +14,7 @@ import pascal_ext
 from pascal_ext import energy
 from pascal_ext.data import batches, device_of, split_batch
 from pascal_ext.errors import CalibrationError
-from pascal_ext.recording import mean_spikes
+from pascal_ext.verification.recording import mean_spikes
 
 X, Y, Z = torch.randn(4, 3), torch.randn(4, 2), torch.arange(4)
 PIXELS = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8)

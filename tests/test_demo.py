@@ -18,7 +18,7 @@ from pascal_ext.demo import Settings, run_demo, text
 from pascal_ext.demo.model import DigitsResNet
 from pascal_ext.demo.run import PLAN
 from pascal_ext.demo.training import digits, shifted
-from pascal_ext.report import Report
+from pascal_ext.reports.report import Report
 
 SHRUNK = Settings(width=8, epochs=3, tune_epochs=2, training_free=(4,), tuned=(2, PLAN), timesteps=(1, 4, 16))
 

@@ -15,7 +15,7 @@ from pascal_ext import QCFS, LevelPlan, allocate, calibrate, convert, load, pare
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.energy import measure
 from tests.cases import alive, assert_same_function, quantised
-from tests.networks import EXACT
+from tests.zoo import EXACT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:layer .* is dead")]
 

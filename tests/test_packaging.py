@@ -54,7 +54,7 @@ def test_wheel_holds_exactly_the_package(wheel: zipfile.ZipFile) -> None:
 def test_wheel_carries_licence_and_command(wheel: zipfile.ZipFile) -> None:
     info = f"pascal_ext-{pascal_ext.__version__}.dist-info"
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-    assert "pascal-ext = pascal_ext.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "pascal-ext = pascal_ext.command.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert "License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA").decode()
 
 

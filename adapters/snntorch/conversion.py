@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pascal_ext import conversion, io
 from pascal_ext.adapters.snntorch.compat import SpikingNeuron
 from pascal_ext.adapters.snntorch.network import PascalNetwork
 from pascal_ext.adapters.snntorch.neuron import PascalIF
+from pascal_ext.conversion import convert as core
 from pascal_ext.errors import UnsupportedOperationError
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.plan import Levels
+from pascal_ext.saving import io
 
 
 def convert(
@@ -39,7 +40,7 @@ def convert(
                 "layers with nn.ReLU or pascal_ext.QCFS where the neurons are"
             )
     classes = {"neuron": PascalIF, "network": PascalNetwork}
-    return conversion.convert(model, dataloader, levels, **{**classes, **options})
+    return core.convert(model, dataloader, levels, **{**classes, **options})
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> SpikingNetwork:

@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from pascal_ext.adapters.snntorch.compat import is_exporting_nir
 from pascal_ext.adapters.snntorch.neuron import PascalIF
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 
 
 class PascalNetwork(SpikingNetwork):

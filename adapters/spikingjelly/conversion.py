@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pascal_ext import conversion, io
 from pascal_ext.adapters.spikingjelly.network import PascalNetwork
 from pascal_ext.adapters.spikingjelly.node import PascalIFNode
+from pascal_ext.conversion import convert as core
 from pascal_ext.data import device_of
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.graph.traceable import copied
+from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.plan import Levels
-from pascal_ext.traceable import copied
+from pascal_ext.saving import io
 
 
 def convert(
@@ -39,7 +40,7 @@ def convert(
     if device is not None and torch.device(device) != device_of(model):
         model = copied(model).to(device)
     classes = {"neuron": PascalIFNode, "network": PascalNetwork}
-    return conversion.convert(model, dataloader, levels, **{**classes, **options})
+    return core.convert(model, dataloader, levels, **{**classes, **options})
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> SpikingNetwork:
@@ -54,7 +55,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> SpikingNetwork
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise :class:`TypeError` where ``options`` has a name that :func:`pascal_ext.convert` does not take."""
-    parameters = inspect.signature(conversion.convert).parameters
+    parameters = inspect.signature(core.convert).parameters
     known = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     for name in options:
         if name not in known:

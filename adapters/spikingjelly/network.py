@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pascal_ext.adapters.spikingjelly.compat import is_counting
 from pascal_ext.adapters.spikingjelly.module import HostModule
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 
 
 class PascalNetwork(SpikingNetwork, HostModule):

@@ -18,7 +18,7 @@ from pascal_ext.activations import relu_layers
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, ann2snn, load
 from pascal_ext.data import device_of
 from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
-from pascal_ext.tracing import trace
+from pascal_ext.graph.tracing import trace
 
 _functional = load("functional")
 

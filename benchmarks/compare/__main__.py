@@ -15,13 +15,13 @@ import typer
 from benchmarks import rows
 from benchmarks.compare import workload
 from benchmarks.compare.suites import SUITES
+from pascal_ext.command.specs import parse_networks
 from pascal_ext.comparison import page, runner
 from pascal_ext.comparison.methods import METHODS, find
 from pascal_ext.comparison.runner import Measure
 from pascal_ext.comparison.timing import Device
 from pascal_ext.comparison.workload import in_float32
 from pascal_ext.errors import InvalidArgumentError, PascalError
-from pascal_ext.specs import parse_networks
 
 RESULTS = rows.RESULTS / "compare.jsonl"
 

@@ -10,10 +10,10 @@ from torch import fx, nn
 
 from benchmarks.models import build, pretrained
 from pascal_ext.activations import qcfs_layers, replace_activations, set_levels
-from pascal_ext.correction import restore_bias_currents
+from pascal_ext.calibration.correction import restore_bias_currents
 from pascal_ext.errors import InvalidArgumentError, PlanError
 from pascal_ext.plan import LevelPlan
-from pascal_ext.state_dict import read_checkpoint, read_state_dict
+from pascal_ext.saving.state_dict import read_checkpoint, read_state_dict
 
 
 def load_relu(name: str, classes: int, path: Path) -> nn.Module:

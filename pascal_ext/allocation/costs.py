@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 
 from pascal_ext.allocation.solver import LatencyLimit, Limit, Table
 from pascal_ext.allocation.statistics import Layer
-from pascal_ext.cost_model import HOROWITZ_45NM, energy_ratio
 from pascal_ext.data import Batch, inputs_of
+from pascal_ext.energy.cost_model import HOROWITZ_45NM, energy_ratio
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.operations import name_of
+from pascal_ext.graph.operations import name_of
 
 COSTS = ("mean_levels", "effective_timesteps", "energy", "latency")
 

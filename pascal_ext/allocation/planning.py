@@ -90,7 +90,7 @@ def allocate(
         PlanError: there is no choice, or one is not a whole number of at least 1, or no plan is within the budgets.
         CalibrationError: the loader is empty or has no inputs, an activation or the output is not finite, a QCFS layer
             is not called, or one without QCFS has other channels in each batch, with ``per_channel``.
-        TracingError: see :func:`pascal_ext.tracing.trace`.
+        TracingError: see :func:`pascal_ext.graph.tracing.trace`.
 
     Warns:
         UserWarning: a layer is dead, that is, all its activations are zero. It gets the fewest levels.

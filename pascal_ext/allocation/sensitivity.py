@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from pascal_ext import distributed
 from pascal_ext.allocation.statistics import Layer
+from pascal_ext.calibration.lockstep import Lockstep, finish
 from pascal_ext.data import Batch
 from pascal_ext.errors import CalibrationError
-from pascal_ext.lockstep import Lockstep, finish
 
 Losses = dict[str, dict[int, float]]
 

@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from pascal_ext.activations import qcfs_layers, relu_layers
+from pascal_ext.calibration.histogram import Histogram, rectified
 from pascal_ext.data import Batch, call
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
-from pascal_ext.histogram import Histogram, rectified
+from pascal_ext.graph.traceable import check_has_values
+from pascal_ext.graph.tracing import trace
 from pascal_ext.qcfs import QCFS
-from pascal_ext.traceable import check_has_values
-from pascal_ext.tracing import trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,10 @@ def traced_layers(model: nn.Module, data: Iterable[Any] | None = None) -> tuple[
 
     Args:
         model: a ReLU or QCFS network.
-        data: see :func:`pascal_ext.tracing.trace`.
+        data: see :func:`pascal_ext.graph.tracing.trace`.
 
     Raises:
-        TracingError: see :func:`pascal_ext.tracing.trace`.
+        TracingError: see :func:`pascal_ext.graph.tracing.trace`.
         InvalidArgumentError: there is no activation that could have levels, or tensors are on the meta device.
         CalibrationError: a QCFS layer is not called in ``forward``.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from pascal_ext.comparison.curves import Comparison, Curve, Point
 from pascal_ext.comparison.methods import METHODS
 from pascal_ext.extras import require
-from pascal_ext.figures import ACCENT, INK, LINE, MUTED, PAPER, THEMED, drawing, themed_svg
+from pascal_ext.reports.figures import ACCENT, INK, LINE, MUTED, PAPER, THEMED, drawing, themed_svg
 
 LIGHT = {INK: "#1d1c1a", MUTED: "#68645d", LINE: "#d3cec5", ACCENT: "#b3401c", PAPER: "#fbfaf8"}
 _STOCK = (

@@ -16,7 +16,7 @@ from pascal_ext.comparison.modules import drop_softmax
 from pascal_ext.comparison.workload import Workload, checked, digest
 from pascal_ext.data import batches, device_of
 from pascal_ext.errors import InvalidArgumentError, PascalError
-from pascal_ext.tracing import trace
+from pascal_ext.graph.tracing import trace
 
 SHARD = 500  # images that one row is about, at least
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pascal_ext.operations import argument, name_of, unlike
-from pascal_ext.tracing import trace
+from pascal_ext.graph.operations import argument, name_of, unlike
+from pascal_ext.graph.tracing import trace
 
 _POOL = ("kernel_size", "stride", "padding")
 _MODULES: dict[Callable[..., Any], tuple[type[nn.Module], tuple[str, ...]]] = {

@@ -11,7 +11,7 @@ from pascal_ext.comparison import figures, tables
 from pascal_ext.comparison.curves import Comparison, Curve, Point, comparisons
 from pascal_ext.energy import HOROWITZ_45NM
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.pages import template
+from pascal_ext.reports.pages import template
 
 
 def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Comparison]:

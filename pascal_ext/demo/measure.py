@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pascal_ext.adapters.spikingjelly import stock
 from pascal_ext.demo.training import Batches, accuracy, predictions, targets
-from pascal_ext.network import SpikingNetwork
-from pascal_ext.report import Point
+from pascal_ext.network.spiking_network import SpikingNetwork
+from pascal_ext.reports.report import Point
 
 REPEATS = 5
 

@@ -20,18 +20,18 @@ from torch import nn
 from pascal_ext import __version__
 from pascal_ext.activations import replace_activations
 from pascal_ext.adapters.spikingjelly import compat, registration, stock
-from pascal_ext.calibration import calibrate
-from pascal_ext.conversion import convert
+from pascal_ext.calibration.thresholds import calibrate
+from pascal_ext.conversion.convert import convert
 from pascal_ext.demo import text
 from pascal_ext.demo.measure import Measure
 from pascal_ext.demo.model import DigitsResNet
 from pascal_ext.demo.training import digits, train
 from pascal_ext.extras import require
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.plan import LevelPlan
-from pascal_ext.recording import mean_spikes, spike_trains
-from pascal_ext.report import Layer, Method, Point, Raster, Report
-from pascal_ext.verification import VerificationReport, verify
+from pascal_ext.reports.report import Layer, Method, Point, Raster, Report
+from pascal_ext.verification.recording import mean_spikes, spike_trains
+from pascal_ext.verification.verify import VerificationReport, verify
 
 #: Levels by hand: four where the residual stream is written, two inside the blocks.
 PLAN = LevelPlan(

@@ -1,7 +1,7 @@
 """What a network costs: synaptic operations counted from real spikes, energy, latency, effective timesteps."""
 
-from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies, energy_ratio
 from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
+from pascal_ext.energy.cost_model import HOROWITZ_45NM, OperationEnergies, energy_ratio
 from pascal_ext.energy.effective import effective_timesteps, fan_ins, network_effective_timesteps
 from pascal_ext.energy.measurement import measure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
+from pascal_ext.energy.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.plan import barrier
 
 

@@ -10,13 +10,13 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pascal_ext.activations import relu_layers, replace_activations
-from pascal_ext.cost_model import energy_ratio
+from pascal_ext.energy.cost_model import energy_ratio
 from pascal_ext.errors import InvalidArgumentError, PlanError
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.graph.operations import name_of
+from pascal_ext.graph.tracing import trace
+from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.neuron import PascIF
-from pascal_ext.operations import name_of
 from pascal_ext.qcfs import QCFS
-from pascal_ext.tracing import trace
 
 _WEIGHTED = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm einsum".split()
@@ -26,7 +26,7 @@ LevelsOrFanIn = Mapping[str, float] | Sequence[float]
 
 
 def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published: bool = False) -> float:
-    """T_eff = mean over the layers of r_E·T, see :func:`pascal_ext.cost_model.energy_ratio`.
+    """T_eff = mean over the layers of r_E·T, see :func:`pascal_ext.energy.cost_model.energy_ratio`.
 
     Args:
         levels: of each layer of neurons, in a list or under its name.
@@ -36,7 +36,7 @@ def effective_timesteps(levels: LevelsOrFanIn, fan_in: LevelsOrFanIn, published:
 
     Raises:
         PlanError: there are no layers, or levels and fan-ins are not of the same layers.
-        InvalidArgumentError: ``published`` with mappings; or see :func:`pascal_ext.cost_model.energy_ratio`.
+        InvalidArgumentError: ``published`` with mappings; or see :func:`pascal_ext.energy.cost_model.energy_ratio`.
     """
     if isinstance(levels, Mapping) != isinstance(fan_in, Mapping):
         raise InvalidArgumentError("levels and fan_in must both be lists, or both go by the layers' names")

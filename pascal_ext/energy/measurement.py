@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pascal_ext.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.data import batches, call
 from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
+from pascal_ext.energy.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.energy.effective import network_effective_timesteps
 from pascal_ext.energy.synapses import SynapseCounter, Tally
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.observers import evaluating
 from pascal_ext.plan import check_levels
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pascal_ext.comparison.modules import drop_softmax, in_modules
 from pascal_ext.errors import TracingError
-from pascal_ext.tracing import trace
+from pascal_ext.graph.tracing import trace
 
 
 class Functions(nn.Module):

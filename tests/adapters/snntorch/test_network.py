@@ -141,7 +141,7 @@ def test_a_membrane_is_kept_of_the_whole_batch(
     snn: PascalNetwork, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not of the piece that was simulated last."""
-    monkeypatch.setattr(pascal_ext.chunking, "size_for_cache", lambda *_: 1)
+    monkeypatch.setattr(pascal_ext.network.chunking, "size_for_cache", lambda *_: 1)
     snn = snn.float()
     with torch.no_grad():
         for neuron in snn.neurons.values():

@@ -10,9 +10,9 @@ from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
 import pascal_ext
-from pascal_ext import conversion as core
 from pascal_ext.adapters.spikingjelly import PascalIFNode, PascalNetwork, convert, load
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
+from pascal_ext.conversion import convert as core
 from pascal_ext.errors import InvalidArgumentError
 
 LAYERS = ["relu", "block.relu", "block.relu_1", "relu_1"]

@@ -11,7 +11,7 @@ from torch import nn
 from pascal_ext.adapters.spikingjelly import registration, stock
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, Converter, ann2snn
 from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
-from pascal_ext.network import SpikingNetwork
+from pascal_ext.network.spiking_network import SpikingNetwork
 
 
 def model_and_data() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:

@@ -1,0 +1,1 @@
+"""Thresholds from data, and what quantisation shifts put right, without training."""

@@ -1,0 +1,1 @@
+"""From a traced QCFS network to the graph of a spiking one."""

@@ -1,0 +1,62 @@
+"""Are two outputs the same, to within rounding? And does a model compute what its graph says?"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pascal_ext.data import Batch, call
+from pascal_ext.graph.outputs import fields_of
+from pascal_ext.observers import evaluating
+from pascal_ext.ops.pasc_if.ties import epsilon_of
+
+DIGITS = 0.5  # share of its digits that an output has to have right: so far rounding goes, also in TF32 and bfloat16
+REASONS = (
+    "has it forward hooks or an autocast of its own, asks forward() for the type of a value, or does it depend on more "
+    "than its inputs?"
+)
+
+
+@torch.no_grad()
+def warn_of_another_graph(model: nn.Module, traced: fx.GraphModule, batch: Batch) -> None:
+    """Compare ``model`` with its graph on one batch, since tracing cannot see all that a ``forward`` may do.
+
+    Warns:
+        UserWarning: their outputs differ.
+    """
+    with evaluating(model):
+        expected = call(model, batch)
+    if not agree(expected, traced(*batch.args, **batch.kwargs)):
+        warnings.warn(
+            f"{type(model).__name__} itself gives other outputs than its graph, which is what is converted: {REASONS}",
+            stacklevel=3,
+        )
+
+
+def agree(expected: Any, found: Any) -> bool:
+    """Whether all tensors of two outputs are equal to a share :data:`DIGITS` of the digits of their largest element."""
+    ours, theirs = tensors_of(expected), tensors_of(found)
+    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+
+
+def _close(expected: Tensor, found: Tensor) -> bool:
+    if expected.is_complex() and found.is_complex():
+        expected, found = torch.view_as_real(expected), torch.view_as_real(found)
+    if expected.shape != found.shape or not (expected.is_floating_point() and found.is_floating_point()):
+        return expected.dtype == found.dtype and torch.equal(expected, found)
+    epsilon = max(epsilon_of(tensor.dtype, tensor.device.type) for tensor in (expected, found))
+    finite = expected[expected.isfinite()].abs()
+    within = float(finite.max()) * epsilon**DIGITS if finite.numel() else 0.0
+    return torch.allclose(found, expected.to(found.dtype), rtol=0.0, atol=within, equal_nan=True)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """All tensors of an output, in whatever container."""
+    leaves = pytree.tree_leaves(output, is_leaf=lambda value: fields_of(value) is not None)
+    inner = [[leaf] if (fields := fields_of(leaf)) is None else tensors_of(fields) for leaf in leaves]
+    return [leaf for leaf in itertools.chain(*inner) if isinstance(leaf, Tensor)]

@@ -1,0 +1,1 @@
+"""The converted network: how it runs, in spikes and in counts."""

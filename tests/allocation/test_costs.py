@@ -1,0 +1,131 @@
+"""Costs against the converted network, and against counting by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pascal_ext import LevelPlan, convert, replace_activations, set_levels
+from pascal_ext.activations import qcfs_layers
+from pascal_ext.allocation.costs import Costs, survey
+from pascal_ext.allocation.solver import LatencyLimit, Limit
+from pascal_ext.allocation.statistics import collect, traced_layers
+from pascal_ext.data import Batch
+from pascal_ext.energy.cost_model import HOROWITZ_45NM
+from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.verification.recording import mean_spikes
+from tests.cases import Net
+from tests.zoo import EXACT
+
+DECODING = {"maximum of currents"}  # the network takes a mean there, and reads it in one step
+
+
+@pytest.mark.parametrize("name", sorted(EXACT.keys() - DECODING)[::3])
+def test_latency_is_that_of_the_converted_network(name: str) -> None:
+    model = replace_activations(EXACT[name].build())
+    names = list(qcfs_layers(model))
+    choices = (1, 2, 3, 5, 8)
+    plan = LevelPlan({layer: choices[(7 * index + len(name)) % 5] for index, layer in enumerate(names)})
+    set_levels(model, plan)
+    traced, layers = traced_layers(model)
+    with torch.no_grad():
+        structure = survey(traced, layers, Batch(tuple(EXACT[name].data()), {}, None))
+    assert LatencyLimit(structure.sources, structure.ends, 1).of(plan) == convert(model).latency
+
+
+def classifier() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, groups=2),
+        nn.ReLU(),
+        nn.ConvTranspose2d(6, 2, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * 36, 5),
+    ).eval()
+
+
+DATA = [torch.randn(7, 3, 6, 6, generator=torch.Generator().manual_seed(0))]
+
+
+def test_synapses_and_operations() -> None:
+    traced, layers = traced_layers(classifier())
+    with torch.no_grad():
+        structure = survey(traced, layers, Batch((DATA[0],), {}, None))
+    assert structure.sources == {"2": (), "4": ("2",), "6": ("4",)}
+    assert structure.ends == ("6",)
+    assert structure.fan_in["2"] == 3 * 9
+    assert structure.fan_in["4"] == 2 * 9
+    assert structure.fan_in["6"] == round(6 * 16 * 2 * 9 / (2 * 36))
+    assert structure.operations == [
+        ((), 4 * 36 * 27),
+        (("2",), 6 * 16 * 18),
+        (("4",), 6 * 16 * 2 * 9),
+        (("6",), 5 * 72),
+    ]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [lambda x, w: F.linear(x, weight=w), lambda x, w: x @ w.t(), lambda x, w: torch.mm(input=x, mat2=w.t())],
+)
+def test_functions_and_branches(last: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = Net(
+        lambda m, x: last(torch.relu(F.linear(x, m.v)) + torch.relu(m.a(x) + m.b(x)), m.w),
+        v=nn.Parameter(torch.randn(4, 3)),
+        w=nn.Parameter(torch.randn(2, 4)),
+        a=nn.Linear(3, 4),
+        b=nn.Linear(3, 4),
+    )
+    traced, layers = traced_layers(model)
+    structure = survey(traced, layers, Batch((torch.randn(5, 3),), {}, None))
+    assert list(structure.fan_in.values()) == [3, 6]
+    assert structure.operations[-1] == (tuple(layers), 8)
+    assert structure.ends == tuple(layers)
+
+
+def test_energy_is_that_of_the_spikes_of_the_converted_network() -> None:
+    model = classifier()
+    traced, layers = traced_layers(model)
+    batch = Batch((DATA[0],), {}, None)
+    choices = {name: [2, 4] for name in layers}
+    with torch.no_grad():
+        collect(traced, layers, [batch], False, None)
+        limit = Costs(traced, layers, choices, batch).limit("energy", 1.0)
+    assert isinstance(limit, Limit)
+    for levels in (2, 4):
+        snn = convert(model, DATA, levels, progress=False)
+        quantised = replace_activations(model, levels)
+        for name, layer in qcfs_layers(quantised).items():
+            layer.threshold.data.copy_(snn.neurons[name].v_threshold)
+        spikes = mean_spikes(snn, DATA)
+        wanted = HOROWITZ_45NM.mac * 4 * 36 * 27
+        wanted += HOROWITZ_45NM.ac * (6 * 16 * 18 * spikes["2"] + 6 * 16 * 18 * spikes["4"] + 5 * 72 * spikes["6"])
+        found = 1e-9 * sum(limit.costs[name][levels] for name in layers)
+        assert found == pytest.approx(wanted, rel=0.1)  # spikes of layers behind quantised ones differ a little
+
+
+def test_unknown_costs() -> None:
+    traced, layers = traced_layers(classifier())
+    with pytest.raises(InvalidArgumentError, match="cost='spikes' is unknown"):
+        Costs(traced, layers, {}, Batch((DATA[0],), {}, None)).limit("spikes", 1.0)
+
+
+def test_a_size_is_no_source() -> None:
+    """A tensor in the shape of another one is not made from it."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        first = torch.relu(m.a(x))
+        return m.c(torch.relu(m.b(x)).view(first.size(0), first.size(1), 1).flatten(1))
+
+    model = Net(forward, a=nn.Linear(3, 4), b=nn.Linear(3, 4), c=nn.Linear(4, 2))
+    traced, layers = traced_layers(model)
+    structure = survey(traced, layers, Batch((torch.randn(5, 3),), {}, None))
+    assert structure.operations[-1] == (("relu_1",), 8)
+    assert structure.ends == ("relu_1",)
