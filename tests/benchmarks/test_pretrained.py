@@ -14,7 +14,7 @@ import torch
 from benchmarks import data
 from benchmarks.models import pretrained
 from benchmarks.models.checkpoints import load_relu
-from benchmarks.training_run import Run
+from benchmarks.train.run import Run
 from pascal_ext.errors import InvalidArgumentError
 
 NAME = "torchvision.squeezenet1_1"

@@ -18,11 +18,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 import pascal_ext
-from benchmarks import data, train
-from benchmarks.finetuning import FineTuning, Images, Recipe, estimate_batch_norms
+from benchmarks import data
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu
-from benchmarks.training_run import FIRST_THRESHOLD, Run
+from benchmarks.train import training
+from benchmarks.train.__main__ import main
+from benchmarks.train.finetuning import FineTuning, Images, Recipe, estimate_batch_norms
+from benchmarks.train.run import FIRST_THRESHOLD, Run
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.errors import InvalidArgumentError, PlanError
 
@@ -60,7 +62,7 @@ def run(tiny: str, weights: str) -> Run:
 
 
 def trained(run: Run, tree: Path, output: Path, **options: Any) -> nn.Module:
-    row = train.train(run, tree, output, **QUIET, **options)
+    row = training.train(run, tree, output, **QUIET, **options)
     assert row is not None
     return load_qcfs(output / "model.pt")
 
@@ -77,9 +79,9 @@ def resumed(run: Run, tree: Path, output: Path, epoch: int, monkeypatch: pytest.
             raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Remember, "on_train_epoch_start", stop)
+        patch.setattr(training._Remember, "on_train_epoch_start", stop)
         with pytest.raises(RuntimeError, match="power cut"):
-            train.train(run, tree, output, **QUIET)
+            training.train(run, tree, output, **QUIET)
     return trained(run, tree, output)
 
 
@@ -144,7 +146,7 @@ def test_another_teacher(run: Run, tree: Path, tmp_path: Path) -> None:
     teacher = named.find_teacher(build(run.model, 10))
     assert teacher is not None
     assert same(teacher, load_relu(run.model, 10, Path(str(run.weights))))
-    assert train.train(named, tree, tmp_path / "out", **QUIET) is not None
+    assert training.train(named, tree, tmp_path / "out", **QUIET) is not None
     with pytest.raises(InvalidArgumentError, match="NAME=FILE"):
         dataclasses.replace(named, teacher="relu.pt").find_teacher(teacher)
     assert dataclasses.replace(named, recipe=Recipe()).find_teacher(teacher) is None
@@ -165,19 +167,19 @@ def test_a_teacher_that_has_spoken_once(run: Run, tree: Path, tmp_path: Path, mo
 
 def test_views_are_a_teachers(run: Run, tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="needs --distillation"):
-        train.train(dataclasses.replace(run, views=2), tree, tmp_path / "out", **QUIET)
+        training.train(dataclasses.replace(run, views=2), tree, tmp_path / "out", **QUIET)
 
 
 def test_a_relu_network_is_trained_and_can_be_the_start(run: Run, tree: Path, tmp_path: Path) -> None:
     relu = dataclasses.replace(run, levels="relu")
-    row = train.train(relu, tree, tmp_path / "relu", **QUIET)
+    row = training.train(relu, tree, tmp_path / "relu", **QUIET)
     assert row is not None
     assert row["plan"] == {}
     before, after = (torch.load(path, weights_only=True) for path in (str(run.weights), tmp_path / "relu" / "model.pt"))
     assert before.keys() == after.keys()
     assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
     again = dataclasses.replace(run, weights=str(tmp_path / "relu" / "model.pt"), epochs=1)
-    row_of_qcfs = train.train(again, tree, tmp_path / "qcfs", **QUIET)
+    row_of_qcfs = training.train(again, tree, tmp_path / "qcfs", **QUIET)
     assert row_of_qcfs is not None
     assert row_of_qcfs["relu_accuracy"] == row["accuracy"]
 
@@ -185,7 +187,7 @@ def test_a_relu_network_is_trained_and_can_be_the_start(run: Run, tree: Path, tm
 @pytest.mark.parametrize("changed", [{"start": "model.pt"}, {"reallocate_at": 1}])
 def test_a_relu_network_has_no_levels(run: Run, tree: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match="no levels"):
-        train.train(dataclasses.replace(run, levels="relu", **changed), tree, tmp_path / "out", **QUIET)
+        training.train(dataclasses.replace(run, levels="relu", **changed), tree, tmp_path / "out", **QUIET)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -195,7 +197,7 @@ def test_everything_is_trained_and_the_row_says_so(
 ) -> None:
     recipe = Recipe(distillation=distillation)
     run = dataclasses.replace(run, per_channel=per_channel, recipe=recipe)
-    row = train.train(run, tree, tmp_path / "out", **QUIET)
+    row = training.train(run, tree, tmp_path / "out", **QUIET)
     assert row is not None
     model = load_qcfs(tmp_path / "out" / "model.pt")
     assert not model.training
@@ -207,7 +209,7 @@ def test_everything_is_trained_and_the_row_says_so(
         elif value.is_floating_point():
             assert not torch.equal(value, relu[name]), f"{name} has not changed"
     test = data.loader(SOURCE, data.read(SOURCE, tree, "test"), 20)
-    assert row["accuracy"] == train.accuracy(model, test)
+    assert row["accuracy"] == training.accuracy(model, test)
     assert row["test_images"] == 20
     assert row["plan"] == dict.fromkeys(qcfs_layers(model), 4)
     assert row["recipe"] == dataclasses.asdict(recipe)
@@ -218,7 +220,7 @@ def test_everything_is_trained_and_the_row_says_so(
 
 def test_a_network_learns(run: Run, tree: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(run, epochs=20, batch_size=20, recipe=Recipe(lr=0.1))
-    row = train.train(run, tree, tmp_path / "out", **QUIET)
+    row = training.train(run, tree, tmp_path / "out", **QUIET)
     assert row is not None
     assert row["accuracy"] >= 40  # chance is 10
 
@@ -256,7 +258,7 @@ def test_only_the_same_run_is_resumed(run: Run, tree: Path, tmp_path: Path) -> N
     trained(run, tree, tmp_path / "out")
     other = dataclasses.replace(run, levels="2", seed=1)
     with pytest.raises(InvalidArgumentError, match=r"another levels, seed; choose another --output, or --restart"):
-        train.train(other, tree, tmp_path / "out", **QUIET)
+        training.train(other, tree, tmp_path / "out", **QUIET)
     assert set(qcfs_layers(trained(other, tree, tmp_path / "out", resume=False)).values())
 
 
@@ -288,18 +290,18 @@ def test_a_plan_gives_each_layer_its_levels(run: Run, tree: Path, tmp_path: Path
     assert {name: layer.levels for name, layer in qcfs_layers(model).items()} == plan
     pascal_ext.LevelPlan({"conv1": 4}).to_json(tmp_path / "wrong.json")
     with pytest.raises(PlanError, match="does not fit this model"):
-        train.train(dataclasses.replace(run, levels=str(tmp_path / "wrong.json")), tree, tmp_path / "wrong", **QUIET)
+        training.train(dataclasses.replace(run, levels=str(tmp_path / "wrong.json")), tree, tmp_path / "wrong", **QUIET)
 
 
 def test_from_scratch(run: Run, tree: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(run, weights=None)
-    row = train.train(run, tree, tmp_path / "out", **QUIET)
+    row = training.train(run, tree, tmp_path / "out", **QUIET)
     assert row is not None
     assert row["relu_accuracy"] is None
     thresholds = [layer.threshold.item() for layer in qcfs_layers(load_qcfs(tmp_path / "out" / "model.pt")).values()]
     assert all(math.isclose(threshold, FIRST_THRESHOLD, rel_tol=0.5) for threshold in thresholds)
     with pytest.raises(InvalidArgumentError, match="distillation needs the ReLU network's weights"):
-        train.train(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "kl", **QUIET)
+        training.train(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "kl", **QUIET)
 
 
 def test_training_goes_on_at_other_levels(run: Run, tree: Path, tmp_path: Path, tiny: str) -> None:
@@ -319,7 +321,7 @@ def test_training_goes_on_at_other_levels(run: Run, tree: Path, tmp_path: Path, 
     assert {name: layer.levels for name, layer in qcfs_layers(untrained).items()} == plan
     assert all(torch.equal(value, dict(first.named_parameters())[name]) for name, value in untrained.named_parameters())
     with pytest.raises(InvalidArgumentError, match=r"does not hold a QCFS network of the model 'resnet20'"):
-        train.train(dataclasses.replace(again, model="resnet20", weights=None), tree, tmp_path / "other", **QUIET)
+        training.train(dataclasses.replace(again, model="resnet20", weights=None), tree, tmp_path / "other", **QUIET)
 
 
 def test_levels_are_reallocated_once_and_kept_on_resuming(
@@ -370,7 +372,7 @@ def test_the_result_converts_exactly(run: Run, tree: Path, tmp_path: Path) -> No
 
 def application() -> typer.Typer:
     app = typer.Typer()
-    app.command()(train.main)
+    app.command()(main)
     return app
 
 

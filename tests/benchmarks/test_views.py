@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks import data, views
-from benchmarks.finetuning import Images
-from benchmarks.views import OneView, Views
+from benchmarks import data
+from benchmarks.train import views
+from benchmarks.train.finetuning import Images
+from benchmarks.train.views import OneView, Views
 from pascal_ext.errors import InvalidArgumentError
 
 SOURCE = data.SOURCES["cifar10-jpeg"]

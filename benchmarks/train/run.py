@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 import pascal_ext
 from benchmarks import data
-from benchmarks.finetuning import Recipe
 from benchmarks.models import pretrained
 from benchmarks.models.checkpoints import load_qcfs, load_relu
+from benchmarks.train.finetuning import Recipe
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.data import device_of
 from pascal_ext.errors import InvalidArgumentError
@@ -37,13 +37,13 @@ class Run:
             where there is none.
         start: a QCFS network that this benchmark has trained, to go on from.
         teacher: another ReLU network to distil from, ``NAME=FILE``.
-        views: how many views of each image the teacher sees, see :class:`~benchmarks.views.Views`; 0: a new one in
-            every epoch.
+        views: how many views of each image the teacher sees, see :class:`~benchmarks.train.views.Views`; 0: a new one
+            in every epoch.
         per_channel: a threshold for each channel instead of one for each layer.
         calibration_images: how many training images thresholds (and plans) are derived from.
         epochs, batch_size, seed: as ever; the batch is that of one process. Without epochs, only levels change, and
             batch norms' statistics.
-        recipe: see :class:`~benchmarks.finetuning.Recipe`.
+        recipe: see :class:`~benchmarks.train.finetuning.Recipe`.
         reallocate_at: the epoch before which levels are reallocated; never where None.
         strategy, mean_levels: of the reallocation.
     """

@@ -16,7 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 from benchmarks.data import Batch, Source, evenly, length, stacked
 from benchmarks.lightning_cpu import L
 from benchmarks.models import in_format
-from benchmarks.views import OneView, Views
+from benchmarks.train.views import OneView, Views
 from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
 
@@ -117,7 +117,7 @@ def estimate_batch_norms(model: nn.Module, source: Source, images: Dataset[Any],
 class Images(L.LightningDataModule):
     """Training and test images, uint8; they are augmented and normalised on the device, a batch at a time.
 
-    Training images may be :class:`~benchmarks.views.Views`, which are augmented already.
+    Training images may be :class:`~benchmarks.train.views.Views`, which are augmented already.
 
     The order of an epoch depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
     """

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pascal_ext
-from benchmarks.finetuning import FineTuning
 from benchmarks.lightning_cpu import L
+from benchmarks.train.finetuning import FineTuning
 
 
 class Reallocate(L.Callback):
