@@ -109,7 +109,7 @@ def qcfs_layers(model: nn.Module) -> dict[str, QCFS]:
 
 
 def relu_layers(traced: fx.GraphModule) -> dict[str, float]:
-    """Layer name -> ceiling of the ReLU-like activations left in a :func:`~pascal_ext.graph.tracing.trace`."""
+    """Layer name -> ceiling of the ReLU-like activations left in what :func:`~pascal_ext.graph.tracing.trace` made."""
     layers = {}
     for node in traced.graph.nodes:
         if node.op == "call_module":
