@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from pascal_ext.data import Batch, call
-from pascal_ext.graph.outputs import fields_of
+from pascal_ext.graph.outputs import tensors_of
 from pascal_ext.observers import evaluating
 from pascal_ext.ops.pasc_if.ties import epsilon_of
 
@@ -53,10 +51,3 @@ def _close(expected: Tensor, found: Tensor) -> bool:
     finite = expected[expected.isfinite()].abs()
     within = float(finite.max()) * epsilon**DIGITS if finite.numel() else 0.0
     return torch.allclose(found, expected.to(found.dtype), rtol=0.0, atol=within, equal_nan=True)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors of an output, in whatever container."""
-    leaves = pytree.tree_leaves(output, is_leaf=lambda value: fields_of(value) is not None)
-    inner = [[leaf] if (fields := fields_of(leaf)) is None else tensors_of(fields) for leaf in leaves]
-    return [leaf for leaf in itertools.chain(*inner) if isinstance(leaf, Tensor)]

@@ -15,7 +15,8 @@ from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
 from pascal_ext.energy.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.energy.effective import network_effective_timesteps
 from pascal_ext.energy.synapses import SynapseCounter, Tally
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import CalibrationError, InvalidArgumentError
+from pascal_ext.graph.outputs import nan_samples
 from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.observers import evaluating
 from pascal_ext.plan import check_levels
@@ -56,7 +57,7 @@ def measure(
     Raises:
         InvalidArgumentError: ``timesteps`` is not a whole number of at least 1, or is given for a
             :class:`~pascal_ext.SpikingNetwork`, which has its own.
-        CalibrationError: the loader is empty, or yields no inputs.
+        CalibrationError: the loader is empty, or yields no inputs; or currents or outputs are NaN.
         UnsupportedOperationError: the network has torch's own recurrent layers, whose operations cannot be counted.
     """
     ours = isinstance(network, SpikingNetwork)
@@ -71,7 +72,8 @@ def measure(
                 reset(network)
                 with counter.watching(network):
                     for _ in range(calls):
-                        call(network, batch)
+                        output = call(network, batch)
+                _check_nans(nan_samples(output), "the network's outputs")
                 samples += _batch_size((batch.args, batch.kwargs))
     finally:
         reset(network)
@@ -82,7 +84,7 @@ def measure(
         layers={name: _layer(name, tally, samples, energies) for name, tally in tallies.items()},
         timesteps=network.plan.mean_levels if isinstance(network, SpikingNetwork) else calls,
         latency=network.latency if isinstance(network, SpikingNetwork) else calls,
-        neurons={name: neurons.cost(name) for name, neurons in observed.items()},
+        neurons={name: neurons.cost() for name, neurons in observed.items()},
         effective_timesteps=network_effective_timesteps(network) if isinstance(network, SpikingNetwork) else None,
         energies=energies,
         _spikes=(sum(tally.spikes for tally in spiking), sum(tally.inputs for tally in spiking)),
@@ -104,21 +106,28 @@ def _layer(name: str, tally: Tally, samples: int, energies: OperationEnergies) -
     )
 
 
+def _check_nans(count: int, where: str) -> None:
+    if count:
+        raise CalibrationError(f"{where} are NaN; look for NaN or Inf in the data or the weights")
+
+
 class _Neurons:
     """What a layer of PASC-IF neurons did."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.neurons = self.window = self.levels = 0
         self.spikes = self.elements = 0.0
 
     def add(self, currents: Tensor, train: Tensor) -> None:
+        _check_nans(int(currents.isnan().sum()), f"the currents of layer {self.name!r}")  # its neurons would be silent
         self.neurons = train[0, 0].numel()
         self.window, self.levels = currents.shape[0], train.shape[0]
         self.spikes += float(torch.count_nonzero(train))
         self.elements += train.numel()
 
-    def cost(self, name: str) -> NeuronCost:
-        return NeuronCost(name, self.neurons, self.window, self.levels, self.spikes / max(self.elements, 1))
+    def cost(self) -> NeuronCost:
+        return NeuronCost(self.name, self.neurons, self.window, self.levels, self.spikes / max(self.elements, 1))
 
 
 @contextlib.contextmanager
@@ -127,7 +136,7 @@ def _observed(network: nn.Module) -> Iterator[dict[str, _Neurons]]:
     if not isinstance(network, SpikingNetwork):
         yield {}
         return
-    found = {name: _Neurons() for name in network.neurons}
+    found = {name: _Neurons(name) for name in network.neurons}
 
     handles = [
         neuron.register_forward_hook(lambda _, args, train, name=name: found[name].add(args[0], train))

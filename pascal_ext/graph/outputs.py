@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 
@@ -40,6 +41,19 @@ def fields_of(value: Any) -> dict[str, Any] | None:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return None
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """All tensors of an output, in whatever container."""
+    leaves = pytree.tree_leaves(output, is_leaf=lambda value: fields_of(value) is not None)
+    inner = [[leaf] if (fields := fields_of(leaf)) is None else tensors_of(fields) for leaf in leaves]
+    return [leaf for leaf in itertools.chain(*inner) if isinstance(leaf, Tensor)]
+
+
+def nan_samples(output: Any) -> int:
+    """How many samples of an output, in the first dimension of its tensors, have a NaN."""
+    nans = [tensor.isnan() for tensor in tensors_of(output) if tensor.numel() and tensor.ndim]
+    return max((int(nan.flatten(1).any(1).sum() if nan.ndim > 1 else nan.sum()) for nan in nans), default=0)
 
 
 @functools.cache

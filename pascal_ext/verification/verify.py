@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
 from pascal_ext.calibration.correction import bias_current_of, insert_bias_currents
-from pascal_ext.conversion.agreement import REASONS, agree, tensors_of
+from pascal_ext.conversion.agreement import REASONS, agree
 from pascal_ext.data import batches, call
 from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.graph.outputs import nan_samples, tensors_of
 from pascal_ext.graph.traceable import check_has_values, unwrapped
 from pascal_ext.graph.tracing import trace
 from pascal_ext.network.spiking_network import SpikingNetwork
@@ -64,6 +65,8 @@ class VerificationReport:
         outputs_agree: whether every output is the QCFS network's, to half of the digits of its dtype.
         graph_agrees: likewise, whether the QCFS (or ReLU) network as it is gives what its graph gives, from which the
             spiking network was made: a forward hook, say, is in no graph.
+        nan_samples: samples for which the QCFS network's own outputs have NaN. Spiking ones that are NaN in the same
+            places are the same, but say nothing.
     """
 
     samples: int
@@ -74,6 +77,7 @@ class VerificationReport:
     ties: int = 0
     outputs_agree: bool = True
     graph_agrees: bool = True
+    nan_samples: int = 0
 
     @property
     def mismatched_counts(self) -> int:
@@ -112,6 +116,11 @@ class VerificationReport:
         if not self.graph_agrees:
             lines.append(
                 f"the network itself gives other outputs than its graph, with which the spikes were compared: {REASONS}"
+            )
+        if self.nan_samples:
+            lines.append(
+                f"the QCFS network's own outputs for {self.nan_samples:,} of {self.samples:,} samples are NaN, and say "
+                "nothing: look for NaN or Inf in the data or the weights"
             )
         if self.changed_by_quantisation is not None:
             lines.append(
@@ -165,7 +174,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
     twin = _twin(original, snn)
     has_relu = bool(relu_layers(original))
     tallies = {name: _Tally() for name in snn.neurons}
-    samples = predictions = changed = ties = 0
+    samples = predictions = changed = ties = nans = 0
     largest = 0.0
     outputs_agree = graph_agrees = True
     model = unwrapped(ann)
@@ -179,6 +188,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
                 tally.add(ours[name], theirs[name])
             found = call(snn, batch)
             samples += _batch_size(expected)
+            nans += nan_samples(expected)
             predictions += _differing(expected, watched, found)
             largest = max(largest, *(_largest_difference(expected, output) for output in (watched, found)))
             outputs_agree &= agree(expected, watched) and agree(expected, found)
@@ -192,7 +202,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
         for (name, t), levels in zip(tallies.items(), snn.plan.values(), strict=True)
     }
     return VerificationReport(
-        samples, layers, predictions, largest, changed if has_relu else None, ties, outputs_agree, graph_agrees
+        samples, layers, predictions, largest, changed if has_relu else None, ties, outputs_agree, graph_agrees, nans
     )
 
 

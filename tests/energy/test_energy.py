@@ -106,7 +106,7 @@ def test_an_amplitude_belongs_into_the_weights(amplitude: float | Tensor) -> Non
     assert found.firing_rate == pytest.approx(x.mean().item())
 
 
-@pytest.mark.parametrize("values", [(0.0, 1.0, 2.0), (-1.0, 1.0), (0.5, 0.25), (0.0, 1.0, float("nan"))], ids=str)
+@pytest.mark.parametrize("values", [(0.0, 1.0, 2.0), (-1.0, 1.0), (0.5, 0.25)], ids=str)
 def test_more_amplitudes_than_one_are_analog(values: tuple[float, ...]) -> None:
     x = torch.tensor([random.choice(values) for _ in range(2 * 3 * 25)]).reshape(2, 3, 5, 5)
     x[0, :, 0, 0], x[0, :, 0, 1], x[0, :, 0, 2] = values[0], values[1], values[-1]
@@ -290,6 +290,11 @@ def test_bad_input_changes_nothing() -> None:
         measure(nn.Linear(2, 2), [torch.rand(1, 2)], timesteps=0)
     with pytest.raises(CalibrationError, match="cannot take inputs"):
         measure(snn, [torch.rand(3, 1, 8, 8)], progress=False)
+    nans = [torch.full((3, 2, 8, 8), torch.nan)]
+    with pytest.raises(CalibrationError, match="the currents of layer '2' are NaN"):
+        measure(snn, nans, progress=False)
+    with pytest.raises(CalibrationError, match="the network's outputs are NaN"):
+        measure(small_network(), nans, progress=False)
     assert snn.execution == "counts"
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in snn.modules()]
     assert hooks == [0] * len(hooks)

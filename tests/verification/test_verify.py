@@ -368,5 +368,7 @@ def test_nan_that_both_have_is_no_difference(pair: tuple[nn.Module, SpikingNetwo
     x[0] = math.nan
     report = verify(*pair, [x], progress=False)
     assert report.exact
+    assert report.nan_samples == 1
+    assert f"outputs for 1 of {len(x)} samples are NaN" in str(report)
     pair[1].get_submodule("a").weight.data.fill_(math.nan)
     assert not verify(*pair, [data[0][0]], progress=False).outputs_agree
