@@ -10,40 +10,31 @@ counts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
 
-from pascal_ext.conversion.batch_dimension import BatchDimension
-from pascal_ext.conversion.signals import Signal, joined
+from pascal_ext.conversion.signal_rules import SignalRules
+from pascal_ext.conversion.signals import Signal
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.graph.branches import must_stay
 from pascal_ext.graph.kinds import Kind, kind_of, why_unsupported
 from pascal_ext.graph.operations import (
-    argument,
     describe,
-    dims_of,
     is_first_argument,
-    is_flatten,
-    name_of,
-    padded_dims,
-    pooled_dims,
     reads,
     returns_sequence,
     unlike,
 )
 from pascal_ext.graph.outputs import only_contains
 from pascal_ext.graph.pooling import name_extrema
-from pascal_ext.network.folding import call_scaled
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops import timefold
 from pascal_ext.plan import barrier
 
 _MIXES = "it works across dimension 0, so samples, or timesteps, would mix"
 _BRANCHES = (Kind.SUM, Kind.CONCAT, Kind.MAX)
-_KEEP_NDIM = "flip roll chunk split narrow permute transpose swapaxes swapdims movedim moveaxis".split()
-_NORM_NDIM: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 
 
 @dataclass
@@ -58,7 +49,7 @@ class Lowered:
     analog_nodes: list[str] = field(default_factory=list)
 
 
-class Lowering(BatchDimension):
+class Lowering(SignalRules):
     """One conversion.
 
     Args:
@@ -138,28 +129,12 @@ class Lowering(BatchDimension):
             self._analog(node)  # a divisor
         elif not first or self._mixes_samples(node, sources, kind):
             self._analog(node, _MIXES)
+        elif kind is Kind.LOOKUP and (self.signals[sources[0]].steps > 1 or self.signals[sources[0]].scale is not None):
+            self._analog(node)
         else:
-            self._linear_operation(node, kind)
+            self._follow(node, kind)
 
-    def _linear_operation(self, node: fx.Node, kind: Kind) -> None:
-        handlers: dict[Kind, Callable[..., None]] = {
-            Kind.WEIGHTED: self._weighted,
-            Kind.NORM: self._norm,
-            Kind.IDENTITY: self._identity,
-            Kind.CHANNELWISE: self._channelwise,
-            Kind.REARRANGE: self._rearrange,
-            Kind.LINEAR: self._linear,
-            Kind.AFFINE: self._affine,
-            Kind.SUM: self._sum,
-            Kind.CONCAT: self._concat,
-            Kind.MAX_POOL: self._max_pool,
-            Kind.MAX: self._max,
-            Kind.LOOKUP: self._lookup,
-            Kind.CONSTANT: self._constant_like,
-        }
-        handlers[kind](node, *self._sources(node))
-
-    # The neuron
+    # Neurons
 
     def _neuron(self, node: fx.Node, source: fx.Node) -> None:
         """Unfold the window, fire, fold the train."""
@@ -194,161 +169,6 @@ class Lowering(BatchDimension):
         self.neurons += 1
         node.args, node.kwargs = (currents,), {"reference": reference}
         return neuron, threshold
-
-    # Layers with weights
-
-    def _weighted(self, node: fx.Node, source: fx.Node) -> None:
-        """Convolutions and linear layers absorb the threshold of the spikes they read."""
-        layer: Any = self.root.get_submodule(str(node.target))
-        is_linear = isinstance(layer, nn.Linear)
-        signal = self.signals[source]
-        inputs = layer.in_features if is_linear else layer.in_channels
-        channels = (layer.out_features if signal.ndim == 2 else None) if is_linear else layer.out_channels
-        result = signal.as_current(scale=None, channels=channels, ndim=signal.ndim if is_linear else layer.weight.ndim)
-        if signal.per_channel and (inputs % signal.scales or (is_linear and signal.ndim not in (2, None))):
-            self._materialise(source, node)
-        elif signal.scale is not None:
-            with self.graph.inserting_before(node):
-                module = self.graph.create_node("get_attr", str(node.target))
-                call = self.graph.call_function(call_scaled, (module, source, signal.scale))
-            node.replace_all_uses_with(call)
-            self.graph.erase_node(node)
-            node = call
-        self.signals[node] = result
-
-    def _norm(self, node: fx.Node, source: fx.Node) -> None:
-        norm: Any = self.root.get_submodule(str(node.target))
-        signal = self.signals[self._materialise(source, node)]
-        ndim = _NORM_NDIM.get(type(norm), signal.ndim)
-        self.signals[node] = signal.as_current(channels=norm.num_features, ndim=ndim)
-
-    # Layers without weights
-
-    def _identity(self, node: fx.Node, source: fx.Node) -> None:
-        self._bypass(node, source)
-
-    def _channelwise(self, node: fx.Node, source: fx.Node) -> None:
-        """Average pooling and its like: a threshold passes, a train becomes a current unless elements are copied."""
-        signal = self.signals[source]
-        padded = padded_dims(node, self.root)
-        if not self._within_channels(node, signal) or (padded and padded >= (signal.ndim or 0) - 1):
-            signal = replace(self.signals[self._unscaled(source, node)], channels=None)
-        self.signals[node] = replace(signal, thermometer=signal.thermometer and padded > 0)
-
-    def _within_channels(self, node: fx.Node, signal: Signal) -> bool:
-        """Whether a pooling surely leaves dimension 1 alone, which torch pools, too, on one dimension less."""
-        pooled = pooled_dims(node, self.root)
-        return not pooled or signal.ndim == pooled + 2
-
-    def _rearrange(self, node: fx.Node, source: fx.Node) -> None:
-        """Reshaping and indexing: a scalar threshold passes everywhere, one per channel through ``flatten(1)``."""
-        signal = self.signals[source]
-        name = name_of(node)
-        if signal.sequence and name == "getitem":
-            self._part(node, signal)
-            return
-        if name == "contiguous":
-            self.signals[node] = signal
-            return
-        flat = is_flatten(node, self.root)
-        if not flat:
-            source = self._unscaled(source, node)
-        kept = name in _KEEP_NDIM
-        signal = replace(
-            self.signals[source],
-            thermometer=signal.thermometer and signal.uniform,  # else amplitudes may differ within a channel now
-            sequence=name in ("chunk", "split", "unbind"),
-            channels=None,
-            ndim=2 if flat else signal.ndim if kept else None,
-        )
-        self.signals[node] = signal
-        if node.op == "call_module" or name not in ("view", "reshape", "expand", "repeat", "tile"):
-            return
-        self._lead_shape(node, source)
-        guard = self._insert_after(node, timefold.keep_batch, (node, source, describe(node, self.root)))
-        self.signals[guard] = signal
-
-    def _part(self, node: fx.Node, signal: Signal) -> None:
-        """One tensor of a sequence, or some of them."""
-        self.signals[node] = replace(signal, sequence=isinstance(node.args[1], slice), where="")
-        if signal.where:
-            guard = self._insert_after(node, timefold.keep_rows, (node, self.batch, signal.where))
-            self.signals[guard] = self.signals[node]
-
-    def _linear(self, node: fx.Node, source: fx.Node) -> None:
-        """Means and sums over dimensions, products with constants."""
-        signal = self.signals[source]
-        reduces = name_of(node) in ("mean", "sum")
-        dims = signal.positive(dims_of(node, self.root) or [])
-        spatial = reduces and all(dim > 1 for dim in dims)
-        if not spatial:
-            signal = self.signals[self._unscaled(source, node)]
-        known = name_of(node) not in ("", "fold") and all(other.op == "get_attr" for other in self._others(node))
-        ndim = signal.ndim if reduces or known else None
-        if ndim is not None and reduces and not argument(node, 2, "keepdim", False):
-            ndim -= len(dims)
-        self.signals[node] = signal.as_current(channels=signal.channels if spatial else None, ndim=ndim)
-
-    def _constant_like(self, node: fx.Node, source: fx.Node) -> None:
-        signal = self.signals[source]
-        self.signals[node] = replace(signal, ready=0, thermometer=True, uniform=True, scale=None)
-
-    def _affine(self, node: fx.Node, source: fx.Node) -> None:
-        signal = self.signals[self._materialise(source, node)]
-        self.signals[node] = signal.as_current(channels=None, ndim=None)
-
-    def _lookup(self, node: fx.Node, source: fx.Node) -> None:
-        """An embedding: of one timestep, which integers always have, since they have no temporal mean."""
-        signal = self.signals[source]
-        if signal.steps > 1 or signal.scale is not None:
-            self._analog(node)
-        else:
-            self.signals[node] = signal.as_current(channels=None, ndim=None)
-
-    def _max_pool(self, node: fx.Node, source: fx.Node) -> None:
-        """Exact step by step on thermometer codes; on currents, once they are accumulated."""
-        signal = self.signals[source]
-        within = self._within_channels(node, signal)
-        if not signal.thermometer or not (within or (signal.uniform and not signal.per_channel)):
-            source = self._decode(source, node)
-        self.signals[node] = self.signals[source] if within else replace(self.signals[source], channels=None)
-
-    def _max(self, node: fx.Node, *sources: fx.Node) -> None:
-        signals = [self.signals[self._decode(source, node)] for source in sources]
-        self.signals[node] = joined(signals, thermometer=True, ndim=None)
-
-    # Several branches
-
-    def _sum(self, node: fx.Node, *sources: fx.Node) -> None:
-        signals = [self.signals[source] for source in self._align(node, list(sources))]
-        channels = {signal.channels for signal in signals}
-        known = all(other.op == "get_attr" for other in self._others(node))
-        self.signals[node] = joined(
-            signals,
-            channels=channels.pop() if len(channels) == 1 and len(signals) > 1 else None,
-            **({} if known else {"ndim": None}),
-        )
-
-    def _concat(self, node: fx.Node, *sources: fx.Node) -> None:
-        """Along the channels, thresholds are joined like the spikes are, and trains stay trains."""
-        operands = argument(node, 0, "tensors", ())
-        operands = list(operands) if isinstance(operands, (tuple, list)) else []  # else the whole result of chunk, say
-        along_channels = name_of(node) != "stack" and argument(node, 1, "dim", 0) == 1
-        known = [self.signals[n].channels if n in self.signals else None for n in operands]
-        joins = along_channels and operands and None not in known
-        channels = sum(c for c in known if c is not None) if joins else None
-        scale = self._join_scales(node, operands) if channels is not None else None
-        aligned = self._align(node, list(sources), materialise=channels is None)
-        signals = [self.signals[source] for source in aligned]
-        self.signals[node] = joined(
-            signals,
-            thermometer=along_channels and all(signal.thermometer for signal in signals),
-            uniform=False,
-            scale=scale,
-            scales=channels or 1,
-            channels=channels,
-            **({"ndim": None} if name_of(node) == "stack" else {}),
-        )
 
     # Operations without a spiking counterpart
 

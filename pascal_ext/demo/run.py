@@ -31,7 +31,8 @@ from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.plan import LevelPlan
 from pascal_ext.reports.report import Layer, Method, Point, Raster, Report
 from pascal_ext.verification.recording import mean_spikes, spike_trains
-from pascal_ext.verification.verify import VerificationReport, verify
+from pascal_ext.verification.results import VerificationReport
+from pascal_ext.verification.verify import verify
 
 #: Levels by hand: four where the residual stream is written, two inside the blocks.
 PLAN = LevelPlan(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from pascal_ext.reports.report import Method, Point, Report
-from pascal_ext.verification.verify import VerificationReport
+from pascal_ext.verification.results import VerificationReport
 
 NEAR = 0.5  # points: "as accurate as the ReLU network"
 
