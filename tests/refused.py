@@ -79,6 +79,13 @@ REFUSED: dict[str, Case] = {
     "product along the batch": net(
         lambda m, x: relu(m.a(x)).flatten(1).mean(1) @ m.w, **branches(), w=parameter(BATCH)
     ),
+    "einsum of two signals": net(lambda m, x: torch.einsum("nchw,nchv->nwv", relu(m.a(x)), m.b(x)), **branches()),
+    "einsum across the samples": net(
+        lambda m, x: torch.einsum("nchw,cn->nhw", relu(m.a(x)), m.w), w=parameter(4, BATCH), **branches()
+    ),
+    "einsum that moves the samples": net(
+        lambda m, x: torch.einsum("nchw,ck->knhw", relu(m.a(x)), m.w), w=parameter(4, 2), **branches()
+    ),
     "product of two signals": net(lambda m, x: relu(m.a(x)) @ m.a(x).mT, 6, 6, a=nn.Linear(6, 6)),
     "absolute value": net(lambda m, x: m.end(torch.abs(m.a(x)) + relu(m.b(x))), **branches()),
     "elu": net(lambda m, x: m.end(F.elu(m.a(x), 0.1) + relu(m.b(x))), **branches()),

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from pascal_ext.graph.operations import argument, is_matrix, name_of, second_factor
+from pascal_ext.graph.operations import argument, einsum_terms, is_matrix, name_of, second_factor
 
 
 class Kind(enum.Enum):
@@ -65,7 +65,7 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys(
         "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split(), Kind.AFFINE
     ),
-    **dict.fromkeys("batch_norm matmul mm".split(), Kind.AFFINE),
+    **dict.fromkeys("batch_norm matmul mm einsum".split(), Kind.AFFINE),
     **dict.fromkeys("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout".split(), Kind.IDENTITY),
     **dict.fromkeys("stochastic_depth clone detach".split(), Kind.IDENTITY),
     "contiguous": Kind.REARRANGE,
@@ -116,6 +116,8 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     if name in ("matmul", "mm") and not any(
         is_matrix(factor, root) for factor in (argument(node, 0, "input", None), second_factor(node))
     ):
+        return Kind.UNSUPPORTED
+    if name == "einsum" and len(einsum_terms(node)[0]) != 1:
         return Kind.UNSUPPORTED
     if kind is Kind.MAX_POOL and node.kwargs.get("return_indices"):
         return Kind.UNSUPPORTED

@@ -77,7 +77,7 @@ def reads(node: fx.Node, signals: Container[fx.Node]) -> list[fx.Node]:
 
 def is_first_argument(node: fx.Node, source: fx.Node) -> bool:
     """Whether ``source`` is what ``node`` works on, and not its weight or its divisor; a factor may be either."""
-    if node.op == "call_module" or name_of(node) in ("mul", "multiply", "matmul", "mm"):
+    if node.op == "call_module" or name_of(node) in ("mul", "multiply", "matmul", "mm", "einsum"):
         return True
     return argument(node, 0, "input", None) is source
 
@@ -92,6 +92,10 @@ def dims_of(node: fx.Node, root: nn.Module) -> list[int] | None:
     name = name_of(node)
     if name in ("matmul", "mm"):
         return [-1] if is_matrix(second_factor(node), root) else [-2]
+    if name == "einsum":
+        varying, parameters, output = einsum_terms(node)
+        leads = bool(varying) and all(term[:1] == output[:1] for term in varying)
+        return [] if leads and "".join(varying + parameters).count(output[0]) == len(varying) else [0]
     if name == "getattr":
         return [0] if node.args[1] == "T" else [-2, -1]
     if name == "getitem":
@@ -130,6 +134,23 @@ def is_matrix(factor: Any, root: nn.Module) -> bool:
     if not isinstance(factor, fx.Node) or factor.op != "get_attr":
         return False
     return bool(operator.attrgetter(str(factor.target))(root).ndim <= 2)
+
+
+def einsum_terms(node: fx.Node) -> tuple[list[str], list[str], str]:
+    """The subscripts of the operands of an einsum that vary, of those that are parameters, and of its output.
+
+    Nothing varies where the subscripts are left to torch: no output, an ellipsis, or numbers in the place of letters.
+    """
+    equation, *operands = node.args
+    if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
+        operands = list(operands[0])
+    inputs, arrow, output = str(equation).replace(" ", "").partition("->")
+    if not isinstance(equation, str) or not arrow or "." in inputs:
+        return [], [], ""
+    terms: tuple[list[str], list[str]] = [], []
+    for term, operand in zip(inputs.split(","), operands, strict=True):
+        terms[isinstance(operand, fx.Node) and operand.op == "get_attr"].append(term)
+    return *terms, output
 
 
 def _indexed_dims(index: Any) -> list[int]:
@@ -213,7 +234,7 @@ def asked_shape(node: Any) -> fx.Node | None:
     return node.args[0] if is_shape and isinstance(node.args[0], fx.Node) else None
 
 
-_TRACING = [str(Path(__file__).with_name(name)) for name in ("tracing.py", "branches.py")]
+_TRACING = [str(Path(__file__).with_name(name)) for name in ("tracing.py", "tracer.py", "branches.py")]
 
 
 def describe(node: fx.Node, root: nn.Module) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import operator
-import threading
 import warnings
 from collections.abc import Container, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from pascal_ext.data import Batch, first_batch
 from pascal_ext.errors import TracingError
-from pascal_ext.graph.branches import Example, as_traced, is_number, symbolic_python
+from pascal_ext.graph.branches import Example, as_traced
 from pascal_ext.graph.call_sites import (
     activation_ceiling,
     dropouts_to_modules,
@@ -23,7 +21,6 @@ from pascal_ext.graph.call_sites import (
 )
 from pascal_ext.graph.inplace import remove_inplace
 from pascal_ext.graph.operations import source_line
-from pascal_ext.graph.outputs import Outputs, fields_of
 from pascal_ext.graph.traceable import (
     check_traceable,
     copied,
@@ -32,12 +29,10 @@ from pascal_ext.graph.traceable import (
     takes_any_keyword,
     unwrapped,
 )
+from pascal_ext.graph.tracer import Tracer
 from pascal_ext.graph.two_sided import is_two_sided, split_two_sided
 from pascal_ext.observers import hooks_of
-from pascal_ext.qcfs import QCFS
 
-Number = TypeVar("Number", int, float)
-_LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
 _CONTROL_FLOW = (
     " Control flow in forward() must not depend on the elements of tensors; move such code out of the model, or into a "
     "module that is converted apart."
@@ -49,101 +44,10 @@ _NEEDS_DATA = (
 _WAYS_OUT = {  # what is told of an error, by a part of it
     "autocast": "",
     "item assignment": " Write it out of place: with torch.cat, torch.where, or a product with a mask.",
-    "cannot be iterated": " How many parts a tensor has is not known in tracing; take them by their numbers, "
-    "x[:, 0] or x.unbind(1)[0].",
+    "cannot be iterated": " How many parts a tensor has is known of chunk, split and unbind, not along dimension 0, "
+    "and with data: a loader that can be read twice, or replace_activations(model, levels, example=batch). Else "
+    "take them by their numbers, x[:, 0] or x.unbind(1)[0].",
 }
-
-
-def _inplace(function: Any) -> Any:
-    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that traces ``x += y`` as what it is; torch's own traces ``x = x + y``, and other names of x miss it."""
-
-    tracer: _Tracer
-
-    __iadd__ = _inplace(operator.iadd)
-    __isub__ = _inplace(operator.isub)
-    __imul__ = _inplace(operator.imul)
-    __itruediv__ = _inplace(operator.itruediv)
-    __ifloordiv__ = _inplace(operator.ifloordiv)
-    __imod__ = _inplace(operator.imod)
-    __ipow__ = _inplace(operator.ipow)
-
-    def __int__(self) -> int:
-        return self.tracer.to_number(self, int)
-
-    def __float__(self) -> float:
-        return self.tracer.to_number(self, float)
-
-    __index__ = __int__
-
-    def __getattr__(self, name: str) -> Any:
-        return _Attribute(self, name)
-
-
-class _Attribute(fx.proxy.Attribute, _Proxy):
-    """``x.mT``, say, of which the same holds."""
-
-
-class _Tracer(fx.Tracer):
-    record_stack_traces = True
-
-    def __init__(self, example: Example | None = None, has_data: bool = False) -> None:  # pickle makes one without
-        super().__init__()
-        self._example = example
-        self._has_data = has_data
-
-    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        with _LOCK, symbolic_python(self.class_of):
-            return super().trace(root, concrete_args)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """Where a condition is made from sizes, and these are known, go on as the example does."""
-        if self._example is None or not is_number(obj.node):
-            return super().to_bool(obj)
-        taken = bool(self._example.value(obj.node))
-        as_traced(obj, taken)
-        return taken
-
-    def to_number(self, obj: fx.Proxy, kind: type[Number]) -> Number:
-        """Likewise for a number, unless it depends on the size of the batch."""
-        if self._example is None or not is_number(obj.node) or self._example.depends_on_batch(obj.node):
-            raise TypeError(f"{kind.__name__}() of a value that tracing does not know")
-        number = kind(self._example.value(obj.node))
-        as_traced(obj, number)
-        return number
-
-    def class_of(self, obj: fx.Proxy) -> type:
-        """What the value of a proxy is, for the example; without one, what is no number is taken for a tensor.
-
-        Raises:
-            TypeError: that is not known yet, but will be with the data.
-        """
-        if self._example is None and self._has_data:
-            raise TypeError("isinstance() of a value that tracing does not know")
-        if self._example is None:
-            return type(obj) if is_number(obj.node) else Tensor
-        value = self._example.value(obj.node)
-        return Tensor if isinstance(value, Tensor) else type(value)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def create_arg(self, a: Any) -> Any:
-        """A dataclass, of whatever class, becomes :class:`Outputs`."""
-        fields = None if isinstance(a, fx.Proxy) else fields_of(a)
-        if fields is None:
-            return super().create_arg(a)
-        return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """A layer whose ``forward`` was exchanged (``layer.forward = ...``) is what that does, and not its class."""
-        return isinstance(m, QCFS) or ("forward" not in vars(m) and super().is_leaf_module(m, module_qualified_name))
 
 
 def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule:
@@ -222,7 +126,7 @@ def _symbolic(
     example = None if batch is None else Example(model, batch)
     given = {} if example is None else example.arguments
     fixed = {name: value for name, value in _defaults(model).items() if name not in given}
-    graph = _Tracer(example, has_data).trace(model, concrete_args=fixed or None)
+    graph = Tracer(example, has_data).trace(model, concrete_args=fixed or None)
     _remove_fixed_parameters(graph, model, fixed)
     for node in graph.nodes:
         if isinstance(node.type, str):

@@ -57,6 +57,12 @@ def cropped_to_the_other(m: Any, x: Tensor) -> Tensor:
     return m.b(s + r)
 
 
+def column_by_column(m: Any, x: Tensor) -> Tensor:
+    left, right = (m.b(relu(part)) for part in m.a(x).split(4, dim=-1))
+    columns = [column * factor for factor, column in enumerate(relu(left + right).unbind(3), 1)]
+    return m.b(torch.stack(columns, dim=3))
+
+
 MODELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     function.__name__: function
     for function in (
@@ -65,6 +71,7 @@ MODELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
         padded_as_in_tensorflow,
         as_often_as_it_is_high,
         cropped_to_the_other,
+        column_by_column,
     )
 }
 OTHER_WAYS = {
@@ -72,6 +79,7 @@ OTHER_WAYS = {
     "small_ones_are_not_pooled": (2, 3, 4, 4),
     "padded_as_in_tensorflow": (2, 3, 6, 9),
     "as_often_as_it_is_high": (2, 3, 12, 8),
+    "column_by_column": (2, 3, 6, 7),
 }
 
 

@@ -8,6 +8,7 @@ import pickle
 import threading
 import types
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,12 @@ def test_item_assignment_is_refused() -> None:
 def test_iterating_over_a_tensor_is_refused() -> None:
     with pytest.raises(TracingError, match=r"How many parts .* x.unbind\(1\)\[0\]"):
         trace(Net(lambda m, x: F.relu(torch.stack([row * 2 for row in x]))))
+
+
+@pytest.mark.parametrize("parts", [lambda x: x, lambda x: x.unbind(-3), lambda x: torch.split(x, 1)])
+def test_iterating_over_samples_is_refused(parts: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(TracingError, match="not along dimension 0"):
+        trace(Net(lambda m, x: F.relu(torch.stack([row * 2 for row in parts(x)]))), [torch.zeros(2, 3, 4)])
 
 
 # Wrappers

@@ -158,6 +158,12 @@ LAYERS: dict[str, Case] = {
     ),
     "linear": net(lambda m, x: m.b(relu(m.a(x))), 7, a=nn.Linear(7, 9), b=nn.Linear(9, 4)),
     "linear on tokens": net(lambda m, x: m.b(relu(m.a(x))).mean(1), 5, 7, a=nn.Linear(7, 5), b=nn.Linear(5, 4)),
+    "einsum with parameters": net(
+        lambda m, x: m.end(relu(torch.einsum("oi, nihw, i -> nowh", m.w, relu(m.a(x)), m.v))),
+        w=parameter(4, 4),
+        v=parameter(4),
+        **branches(),
+    ),
     "product with a matrix": net(
         lambda m, x: relu(relu(m.a(x)) @ m.w) @ m.w.T, 7, a=nn.Linear(7, 5), w=parameter(5, 4)
     ),

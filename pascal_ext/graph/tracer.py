@@ -1,0 +1,129 @@
+"""Symbolic tracing of Python that asks for numbers, types and parts, and of what is written in place."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from torch import Tensor, fx, nn
+
+from pascal_ext.graph.branches import Example, as_traced, is_number, symbolic_python
+from pascal_ext.graph.operations import dims_of, name_of
+from pascal_ext.graph.outputs import Outputs, fields_of
+from pascal_ext.qcfs import QCFS
+
+Number = TypeVar("Number", int, float)
+_LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
+
+
+def _inplace(function: Any) -> Any:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that traces ``x += y`` as what it is; torch's own traces ``x = x + y``, and other names of x miss it."""
+
+    tracer: Tracer
+
+    __iadd__ = _inplace(operator.iadd)
+    __isub__ = _inplace(operator.isub)
+    __imul__ = _inplace(operator.imul)
+    __itruediv__ = _inplace(operator.itruediv)
+    __ifloordiv__ = _inplace(operator.ifloordiv)
+    __imod__ = _inplace(operator.imod)
+    __ipow__ = _inplace(operator.ipow)
+
+    def __int__(self) -> int:
+        return self.tracer.to_number(self, int)
+
+    def __float__(self) -> float:
+        return self.tracer.to_number(self, float)
+
+    __index__ = __int__
+
+    def __getattr__(self, name: str) -> Any:
+        return _Attribute(self, name)
+
+
+class _Attribute(fx.proxy.Attribute, _Proxy):
+    """``x.mT``, say, of which the same holds."""
+
+
+class Tracer(fx.Tracer):
+    """Symbolic tracing that goes on, where Python has to know something, as it goes for an example.
+
+    Args:
+        example: what values are for a batch of data; None where there is none, or tracing is to do without.
+        has_data: whether it may be tried again with an example.
+    """
+
+    record_stack_traces = True
+
+    def __init__(self, example: Example | None = None, has_data: bool = False) -> None:  # pickle makes one without
+        super().__init__()
+        self._example = example
+        self._has_data = has_data
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with _LOCK, symbolic_python(self.class_of):
+            return super().trace(root, concrete_args)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Where a condition is made from sizes, and these are known, go on as the example does."""
+        if self._example is None or not is_number(obj.node):
+            return super().to_bool(obj)
+        taken = bool(self._example.value(obj.node))
+        as_traced(obj, taken)
+        return taken
+
+    def to_number(self, obj: fx.Proxy, kind: type[Number]) -> Number:
+        """Likewise for a number, unless it depends on the size of the batch."""
+        if self._example is None or not is_number(obj.node) or self._example.depends_on_batch(obj.node):
+            raise TypeError(f"{kind.__name__}() of a value that tracing does not know")
+        number = kind(self._example.value(obj.node))
+        as_traced(obj, number)
+        return number
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """Likewise for the parts that a tensor is cut into, unless these are samples."""
+        dims = dims_of(obj.node, self.root) if name_of(obj.node) in ("chunk", "split", "unbind") else None
+        if self._example is not None and dims is not None:
+            size = self.proxy(obj.node.all_input_nodes[0]).size(*dims)
+            if not self._example.depends_on_batch(size.node):
+                as_traced(size, self._example.value(size.node))  # another size may give another number of parts
+                count = len(self._example.value(obj.node))
+                return (self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(count))
+        parts: Iterator[fx.Proxy] = super().iter(obj)
+        return parts
+
+    def class_of(self, obj: fx.Proxy) -> type:
+        """What the value of a proxy is, for the example; without one, what is no number is taken for a tensor.
+
+        Raises:
+            TypeError: that is not known yet, but will be with the data.
+        """
+        if self._example is None and self._has_data:
+            raise TypeError("isinstance() of a value that tracing does not know")
+        if self._example is None:
+            return type(obj) if is_number(obj.node) else Tensor
+        value = self._example.value(obj.node)
+        return Tensor if isinstance(value, Tensor) else type(value)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        """A dataclass, of whatever class, becomes :class:`Outputs`."""
+        fields = None if isinstance(a, fx.Proxy) else fields_of(a)
+        if fields is None:
+            return super().create_arg(a)
+        return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """A layer whose ``forward`` was exchanged (``layer.forward = ...``) is what that does, and not its class."""
+        return isinstance(m, QCFS) or ("forward" not in vars(m) and super().is_leaf_module(m, module_qualified_name))
