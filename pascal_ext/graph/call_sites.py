@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pascal_ext.graph.branches import varying
-from pascal_ext.graph.kinds import is_known_function
+from pascal_ext.graph.kinds import Kind, is_known_function, kind_of
 from pascal_ext.graph.operations import argument, name_of
 from pascal_ext.qcfs import QCFS
 
@@ -73,11 +73,16 @@ def bounds(node: fx.Node, root: nn.Module) -> tuple[float, float] | None:
             return 0.0, 6.0
         case "hardtanh":
             return _bounds(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
-        case "clamp":
+        case "clamp" if not _is_looked_up(node, root):
             return _bounds(argument(node, 1, "min", None), argument(node, 2, "max", None))
         case "threshold" if argument(node, 1, "threshold", None) == argument(node, 2, "value", None) == 0:
             return 0.0, math.inf
     return None
+
+
+def _is_looked_up(node: fx.Node, root: nn.Module) -> bool:
+    """Whether ``node`` gives the numbers of rows, and nothing that spikes could stand for."""
+    return bool(node.users) and all(kind_of(user, root) is Kind.LOOKUP for user in node.users)
 
 
 def _bounds(low: Any, high: Any) -> tuple[float, float] | None:

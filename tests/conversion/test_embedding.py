@@ -151,3 +151,12 @@ def test_spikes_are_not_looked_up() -> None:
     qcfs = replace_activations(model)
     snn, x = convert(qcfs, on_unsupported="analog"), torch.randn(2, 3)
     assert torch.equal(snn(x), qcfs(x))
+
+
+def test_clamped_ids_are_no_activation() -> None:
+    model = alive(Net(lambda m, x: m.head(m.embed(x.clamp(0, 9)).mean(1).relu()), embed=table(), head=nn.Linear(8, 3)))
+    with pytest.raises(UnsupportedOperationError, match=r"operation 'clamp'.*on_unsupported=\"analog\""):
+        convert(model, [ids()], progress=False)
+    snn = convert(model, [ids()], on_unsupported="analog", progress=False)
+    assert list(snn.plan) == ["relu"]
+    assert pascal_ext.verify(model, snn, [ids()], progress=False).exact
