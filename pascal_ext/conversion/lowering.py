@@ -130,7 +130,7 @@ class Lowering(SignalRules):
         elif not first or self._mixes_samples(node, sources, kind):
             self._analog(node, _MIXES)
         elif kind is Kind.LOOKUP and (self.signals[sources[0]].steps > 1 or self.signals[sources[0]].scale is not None):
-            self._analog(node)
+            self._analog(node)  # spikes in the place of numbers of rows
         else:
             self._follow(node, kind)
 
