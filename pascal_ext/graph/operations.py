@@ -148,7 +148,7 @@ def einsum_terms(node: fx.Node) -> tuple[list[str], list[str], str]:
     if not isinstance(equation, str) or not arrow or "." in inputs:
         return [], [], ""
     terms: tuple[list[str], list[str]] = [], []
-    for term, operand in zip(inputs.split(","), operands, strict=True):
+    for term, operand in zip(inputs.split(","), operands, strict=False):  # torch says if one is missing
         terms[isinstance(operand, fx.Node) and operand.op == "get_attr"].append(term)
     return *terms, output
 
