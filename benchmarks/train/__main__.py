@@ -66,7 +66,9 @@ def main(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step.")] = False,
     accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes; more than one train with DDP.")] = 1,
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed ...")] = "32-true",
+    precision: Annotated[
+        str, typer.Option(help="32-true, bf16-mixed (on CPUs with avx512_bf16 or amx_bf16) ...")
+    ] = "32-true",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")] = 0,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     validate_every: Annotated[int, typer.Option(min=1, help="Epochs between looks at the test images.")] = 1,
