@@ -125,7 +125,7 @@ REFUSED: dict[str, Case] = {
     "flatten everything": net(lambda m, x: torch.flatten(relu(m.a(x))), **branches()),
     "concatenation of samples": net(lambda m, x: torch.cat([relu(m.a(x)), relu(m.b(x))]), **branches()),
     "concatenation, negative": net(lambda m, x: torch.cat([relu(m.a(x)), relu(m.b(x))], -4), **branches()),
-    "stack of samples": net(lambda m, x: torch.stack([relu(m.a(x)), relu(m.b(x))]).amax(0), **branches()),
+    "stack of samples": net(lambda m, x: torch.stack([relu(m.a(x)), relu(m.b(x))]).prod(0), **branches()),
     "permuted batch": net(lambda m, x: relu(m.a(x)).permute(1, 0, 2, 3), **branches()),
     "transposed batch": net(lambda m, x: relu(relu(m.a(x)).transpose(0, 1) - 0.3), **branches()),
     "transposed batch, negative": net(lambda m, x: relu(m.a(x)).transpose(-4, 1) * 2, **branches()),

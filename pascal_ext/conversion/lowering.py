@@ -29,6 +29,7 @@ from pascal_ext.graph.operations import (
 )
 from pascal_ext.graph.outputs import only_contains
 from pascal_ext.graph.pooling import name_extrema
+from pascal_ext.graph.stacks import reduce_stacks
 from pascal_ext.neuron import PascIF
 from pascal_ext.ops import timefold
 from pascal_ext.plan import barrier
@@ -71,6 +72,7 @@ class Lowering(SignalRules):
             UnsupportedOperationError: an operation has no exact spiking counterpart.
         """
         name_extrema(self.graph)
+        reduce_stacks(self.graph)
         nodes = list(self.graph.nodes)
         inputs = {str(node.target) for node in nodes if node.op == "placeholder"}
         with self.graph.inserting_before(nodes[0]):

@@ -164,6 +164,10 @@ WIRING: dict[str, Case] = {
     "unbind and select": net(
         lambda m, x: relu(m.a(x)).unbind(1)[2] + relu(m.b(x)).select(1, 3) + m.c(x).narrow(1, 1, 1)[:, 0], **branches()
     ),
+    "mean of a stack": net(lambda m, x: torch.stack([relu(m.a(x)), m.b(x), relu(m.b(x))]).mean(0), **branches()),
+    "sum of a stack": net(lambda m, x: torch.sum(torch.stack((relu(m.a(x)), m.b(x)), dim=0), dim=[0]), **branches()),
+    "maximum of a stack": net(lambda m, x: torch.stack([relu(m.a(x)), m.b(x), m.c(x)], 0).max(0)[0], **branches()),
+    "minimum of a stack of one": net(lambda m, x: torch.stack([relu(m.a(x))]).amin(0) + m.b(x), **branches()),
     "indexing": net(
         lambda m, x: (
             m.end(relu(m.a(x))[:, [3, 0, 1, 1], 1:-1, ..., ::2]) + relu(m.b(x))[..., :2, 1:5, 2:5].sum(1, True)
