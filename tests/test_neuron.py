@@ -122,5 +122,5 @@ def test_the_threshold_has_to_fit_the_currents() -> None:
 def test_levels_are_those_of_the_conversion() -> None:
     neuron = PascIF(4)
     with pytest.raises(AttributeError, match="levels"):
-        neuron.levels = 8  # type: ignore[misc]  # the point
+        neuron.levels = 8  # type: ignore[misc]  # that it cannot be set is tested
     assert neuron.levels == 4

@@ -1,6 +1,6 @@
 """What the conversion knows about operations: which are linear, which only look at channels, which have no counterpart.
 
-:mod:`pascal_ext.conversion.lowering` acts on the answers.
+:mod:`pascal_ext.conversion.lowering` acts on the answers, by the rules of :mod:`pascal_ext.conversion.signal_rules`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Tracer(fx.Tracer):
         if self._example is not None and dims is not None:
             size = self.proxy(obj.node.all_input_nodes[0]).size(*dims)
             if not self._example.depends_on_batch(size.node):
-                as_traced(size, self._example.value(size.node))  # another size may give another number of parts
+                self.to_number(size, int)  # with a guard: another size may give another number of parts
                 count = len(self._example.value(obj.node))
                 return (self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(count))
         parts: Iterator[fx.Proxy] = super().iter(obj)

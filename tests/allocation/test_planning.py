@@ -223,7 +223,7 @@ def test_mistakes_of_fronts_and_plans() -> None:
     with pytest.raises(InvalidArgumentError, match="points must be at least 2, got 1"):
         pareto(network(), data(), points=1, progress=False)
     with pytest.raises(InvalidArgumentError, match=r"a model, .* got 3"):
-        allocate(3, data())  # type: ignore[arg-type]  # the point
+        allocate(3, data())  # type: ignore[arg-type]  # a number in the place of a model is what is refused
     with pytest.raises(PlanError, match="does not fit this model"):
         convert(network(), data(), planned(nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.ReLU())), progress=False)
 

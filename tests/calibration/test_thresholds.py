@@ -302,7 +302,7 @@ def test_dead_layers_are_told_at_once(correct: str | None) -> None:
         (lambda x: calibrate(One(), x, only=["act", "atc"]), r"does not have: \['atc'\]"),
         (lambda x: calibrate(One(), x, only="act"), r"a list of layers' names, such as \['act'\]; got 'act'"),
         (lambda x: calibrate(One(), x, only=[]), "only is empty"),
-        (lambda x: calibrate(3, x), "expected a model, .* got 3"),  # type: ignore[type-var]  # the point
+        (lambda x: calibrate(3, x), "expected a model, .* got 3"),  # type: ignore[type-var]  # no model
     ],
 )
 def test_bad_arguments(run: Callable[[list[Tensor]], Any], match: str) -> None:

@@ -215,7 +215,7 @@ def test_buffers_and_statistics_are_left_alone(data: list[Any]) -> None:
 def test_not_an_ann_and_its_network(swapped: bool, pair: tuple[nn.Module, SpikingNetwork], data: list[Any]) -> None:
     ann, snn = pair
     with pytest.raises(InvalidArgumentError, match="takes the ANN, then its spiking network"):
-        verify(*((snn, ann) if swapped else (ann, ann)), data, progress=False)  # type: ignore[arg-type]  # the point
+        verify(*((snn, ann) if swapped else (ann, ann)), data, progress=False)  # type: ignore[arg-type]  # wrong kinds are refused
 
 
 @pytest.mark.parametrize(("loader", "match"), [([], "empty"), ([torch.arange(3)], "without inputs")])
