@@ -4,8 +4,8 @@
 
 For each number of levels and each way to calibrate: the accuracy of the spiking network (in its "counts" execution,
 whose answers are those of the spikes, see ``benchmarks.exactness``), that of the ReLU network, and the time that
-calibration and conversion took. One row for each is appended to ``results/calibration.jsonl``; rows that are
-there already are not run again, so an interrupted run resumes.
+calibration and conversion took. One row for each is appended to ``results/calibration.jsonl``; what has a row,
+with the same weights, is not run again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.exactness import accuracy, draw_batches
 from benchmarks.models.checkpoints import load_relu
 from benchmarks.models.pretrained import as_trained
 from pascal_ext import convert, reconstruct
+from pascal_ext.comparison.workload import fingerprint
 
 RESULTS = rows.RESULTS / "calibration.jsonl"
 
@@ -56,12 +57,12 @@ def main(
     images_of = as_trained(SOURCES[source], model, weights)
     train = draw_batches(images_of, data, "train", calibration, batch_size)
     test = draw_batches(images_of, data, "test", images, batch_size)
-    done = rows.read(output)
+    done = rows.of_weights(output)
     relu: float | None = None
     for count in levels:
         for name in case:
             key = {"model": model, "data": SOURCES[source].title, "levels": count, "case": name, "images": images}
-            key |= {"calibration": calibration, "batch_size": batch_size}
+            key |= {"calibration": calibration, "batch_size": batch_size, "fingerprint": fingerprint(ann)}
             key |= {"seed": seed} if name == RECONSTRUCTED else {}
             if any(all(row.get(name) == value for name, value in key.items()) for row in done):
                 continue
@@ -94,7 +95,7 @@ def show(done: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column in ("model, data", "calibration") else "right")
     for row in done:
         table.add_row(
-            f"{row['model']}, {row['data']}",
+            rows.title(row),
             str(row["levels"]),
             row["case"],
             f"{row['accuracy_snn']:.2f}",

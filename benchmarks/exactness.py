@@ -4,7 +4,7 @@
 
 For each number of levels: the accuracy of the ReLU network, of its QCFS twin and of the spiking network, and, over all
 test images, the predictions and spike counts that differ, in both executions. One row for each is appended to
-``results/exactness.jsonl``; rows that are there already are not run again, so an interrupted run resumes.
+``results/exactness.jsonl``; what has a row, with the same weights, is not run again, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmarks.data import SOURCES, Source, length, read
 from benchmarks.models.checkpoints import load_relu
 from benchmarks.models.pretrained import as_trained
 from pascal_ext import SpikingNetwork, convert, verify
+from pascal_ext.comparison.workload import fingerprint
 from pascal_ext.data import split_batch
 
 RESULTS = rows.RESULTS / "exactness.jsonl"
@@ -45,7 +46,7 @@ def main(
     images_of = as_trained(SOURCES[source], model, weights)
     train = draw_batches(images_of, data, "train", calibration, batch_size)
     test = draw_batches(images_of, data, "test", images, batch_size)
-    done = rows.read(output)
+    done = rows.of_weights(output)
     for count in levels:
         snn: SpikingNetwork | None = None
         for execution in ("spikes", "counts"):
@@ -56,7 +57,7 @@ def main(
                 "execution": execution,
                 "images": images,
             }
-            key |= {"calibration": calibration, "batch_size": batch_size}
+            key |= {"calibration": calibration, "batch_size": batch_size, "fingerprint": fingerprint(ann)}
             key |= {} if settle_ties else {"settle_ties": False}
             if any(all(row.get(name) == key.get(name) for name in {*key, "settle_ties"}) for row in done):
                 continue
@@ -100,7 +101,7 @@ def show(done: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column == "model, data" else "right")
     for row in done:
         table.add_row(
-            f"{row['model']}, {row['data']}",
+            rows.title(row),
             str(row["levels"]),
             row["execution"],
             "" if row["accuracy_snn"] is None else f"{row['accuracy_snn']:.2f} (ReLU {row['accuracy_relu']:.2f})",

@@ -4,8 +4,8 @@
 
 For each mean T, strategy and correction: the plan of the front that loses least at that mean, thresholds from the
 calibration images, and the accuracy of the QCFS network, which is that of the spiking network converted from it. One
-row for each is appended to ``results/plans.jsonl``; rows that are there already are not run again, so an interrupted
-run resumes.
+row for each is appended to ``results/plans.jsonl``; what has a row, with the same weights, is not run again, so an
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.models.checkpoints import load_relu
 from benchmarks.models.pretrained import as_trained
 from pascal_ext import LevelPlan, calibrate, pareto, replace_activations
 from pascal_ext.activations import qcfs_layers
+from pascal_ext.comparison.workload import fingerprint
 
 RESULTS = rows.RESULTS / "plans.jsonl"
 STRATEGIES = ("uniform", "sensitivity", "al")
@@ -55,12 +56,13 @@ def main(
     test = cache(lambda: draw_batches(images_of, data, "test", images, batch_size))
     front = cache(lambda planner: pareto(ann, train[: -(-measured // batch_size)], planner))
     accuracy_relu = cache(lambda: round(accuracy(ann, test()), 2))
-    done = rows.read(output)
+    done = rows.of_weights(output)
     cases = [(mean, how, planner) for mean in mean_levels for how in correction for planner in strategy]
     for mean, how, planner in tqdm(cases, desc="plans"):
         key: dict[str, Any] = {"model": model, "data": SOURCES[source].title, "strategy": planner}
         key |= {"mean_levels": mean, "correction": how, "images": images, "calibration": calibration}
         key |= {"measured": None if planner == "uniform" else measured, "batch_size": batch_size}
+        key |= {"fingerprint": fingerprint(ann)}
         if any(all(row.get(name) == value for name, value in key.items()) for row in done):
             continue
         started = time.perf_counter()
@@ -97,12 +99,12 @@ def show(done: list[dict[str, Any]]) -> None:
     table = Table(title="Plans at equal mean T, without training", title_justify="left")
     for column in ("model, data", "mean T", "correction", *STRATEGIES):
         table.add_column(column, justify="left" if column in ("model, data", "correction") else "right")
-    cases = {(f"{row['model']}, {row['data']}", row["mean_levels"], row["correction"]) for row in done}
+    cases = {(rows.title(row), row["mean_levels"], row["correction"]) for row in done}
     for title, mean, how in sorted(cases):
         found = {
             row["strategy"]: f"{row['accuracy']:.2f}"
             for row in done
-            if (f"{row['model']}, {row['data']}", row["mean_levels"], row["correction"]) == (title, mean, how)
+            if (rows.title(row), row["mean_levels"], row["correction"]) == (title, mean, how)
         }
         table.add_row(title, str(mean), how, *(found.get(strategy, "") for strategy in STRATEGIES))
     Console().print(table)

@@ -11,9 +11,21 @@ from typing import Any
 from pascal_ext.comparison import rows
 from pascal_ext.comparison.rows import append, read
 
-__all__ = ["RESULTS", "append", "command", "commit", "environment", "read"]
+__all__ = ["RESULTS", "append", "command", "commit", "environment", "of_weights", "read", "title"]
 
 RESULTS = Path(__file__).parent / "results"
+#: The fingerprint of data/weights/resnet20_cifar10jpeg.pt, with which all rows were made that have none.
+FIRST_WEIGHTS = "0ee71ebb"
+
+
+def of_weights(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of which each is about a ReLU network, told from others by its weights' ``"fingerprint"``."""
+    return [{"fingerprint": FIRST_WEIGHTS, **row} for row in read(path)]
+
+
+def title(row: dict[str, Any]) -> str:
+    """What such a row is about."""
+    return f"{row['model']} ({row['fingerprint']}), {row['data']}"
 
 
 def command(module: str) -> str:

@@ -49,8 +49,9 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
             default. The result then takes inputs whose shapes take the same branches.
 
     Returns:
-        A module in the train/eval mode of ``model``; its ``state_dict`` has the model's keys, of the layers
-        that ``forward`` uses, and ``<layer>.threshold``; buffers that ``forward`` reads itself are persistent.
+        A module whose layers are in the train/eval modes that they have in ``model``; its ``state_dict`` has the
+        model's keys, of the layers that ``forward`` uses, and ``<layer>.threshold``; buffers that ``forward`` reads
+        itself are persistent.
 
     Raises:
         TracingError: see :func:`pascal_ext.graph.tracing.trace`.
@@ -64,7 +65,10 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
     for name, ceiling in ceilings.items():
         qcfs = QCFS(wanted.get(name, DEFAULT_LEVELS), 1.0 if math.isinf(ceiling) else ceiling, ceiling=ceiling)
         traced.set_submodule(name, qcfs if like is None else qcfs.to(like))
-    return traced.train(model.training)
+    modes = {name: module.training for name, module in unwrapped(model).named_modules()}
+    for name, module in traced.named_modules():
+        module.training = modes.get(name, model.training)
+    return traced
 
 
 def set_levels(model: M, levels: Levels) -> M:

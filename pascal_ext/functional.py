@@ -60,9 +60,11 @@ def _checked(x_seq: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
     """The currents, and the threshold as a tensor.
 
     Raises:
-        InvalidArgumentError: the currents have no window, or are not floating point; or the threshold is a number, and
-            zero or not finite.
+        InvalidArgumentError: the currents are no tensor, have no window, or are not floating point; or the threshold is
+            a number, and zero or not finite.
     """
+    if not isinstance(x_seq, Tensor):
+        raise InvalidArgumentError(f"x_seq must be a tensor [T1, N, ...], got {x_seq!r:.80}")
     if x_seq.ndim < 1 or x_seq.shape[0] < 1:
         raise InvalidArgumentError(
             f"x_seq must be [T1, N, ...] with at least one timestep, got shape {tuple(x_seq.shape)}"

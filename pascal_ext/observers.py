@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,19 @@ def has_hooks(*modules: nn.Module) -> bool:
 
 
 def hooks_of(module: nn.Module) -> bool:
-    """Whether a hook of ``module`` itself sees what goes into it, or out of it."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a hook of ``module`` itself sees what goes into it, or out of it, or gradients of these."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
+def makes_weights(hook: Any) -> bool:
+    """Whether a hook is torch's own (pruning, the older weight and spectral norm), and sets what ``forward`` reads."""
+    return type(hook).__module__.startswith("torch.nn.utils.")
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether a hook sees ``module``, or a ``forward`` was put into the object, in the place of its class's."""
+    return "forward" in vars(module) or has_hooks(module)
 
 
 @contextlib.contextmanager
@@ -60,3 +72,10 @@ def is_watched() -> bool:
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` (``vmap``, ``grad``) is running, whose tensors stand for others."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_symbolic() -> bool:
+    """Whether tensors may stand for others: while compiling, in ``torch.jit.trace``, and in a transform. What is then
+    done in place, or decided by a shape, may be lost, or hold for these tensors alone.
+    """
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()

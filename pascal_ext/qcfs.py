@@ -32,7 +32,8 @@ class QCFS(nn.Module):
         ceiling: the largest value of the activation this one stands for (6 for ReLU6); calibration observes no more.
 
     ``load_state_dict`` takes over the threshold's shape too, so that a model whose thresholds were calibrated per
-    channel loads into a fresh one of ``replace_activations``.
+    channel loads into a fresh one of ``replace_activations``. What an optimizer remembers of a threshold of another
+    shape (momentum) does not fit it any more: load first, then make the optimizer.
 
     Raises:
         InvalidArgumentError: the threshold is zero, not finite, or of more than one dimension.
@@ -67,6 +68,7 @@ class QCFS(nn.Module):
         saved = state_dict.get(f"{prefix}threshold")
         if isinstance(saved, Tensor) and saved.ndim < 2 and saved.shape != self.threshold.shape:
             self.threshold.data = self.threshold.new_ones(saved.shape)  # the same Parameter: an optimizer may hold it
+            self.threshold.grad = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -145,7 +145,7 @@ def test_constants_are_rectified_as_before(rectify: Any) -> None:
     """No spikes stand for weights, nor for positions, which are whole numbers."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
-        position = torch.arange(x.shape[1])
+        position = torch.arange(x.shape[1], device=x.device)
         table = m.table(rectify(position[:, None] - position)).mean(1)
         return F.linear(F.relu(m.a(x)) + table, rectify(m.a.weight))
 
@@ -192,6 +192,13 @@ def test_modes() -> None:
     assert not torch.equal(qcfs(x), qcfs(x)), "in training, it drops"
     assert torch.equal(qcfs.eval()(x), qcfs(x))
     assert not replace_activations(model.eval()).training
+
+
+def test_layers_that_are_frozen_stay_so() -> None:
+    """A batch norm in evaluation mode within a network that trains, as fine-tuning often has."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3).eval(), nn.ReLU()).train()
+    qcfs = replace_activations(model)
+    assert [module.training for module in qcfs.modules()] == [module.training for module in model.modules()]
 
 
 def test_gradients_reach_weights_and_thresholds() -> None:

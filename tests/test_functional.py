@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -200,13 +201,14 @@ def test_a_tensor_of_one_element_is_a_scalar_threshold() -> None:
         (torch.ones(2, 3, 4), torch.ones(3), r"shape \(3,\).*4 channels.*shape \(2, 3, 4\)"),
         (torch.ones(2, 3, 4), torch.ones(4, 1), r"shape \(4, 1\)"),
         (torch.ones(2, 3), torch.ones(3), r"shape \(3,\)"),
+        ([[1.0]], 1.0, r"must be a tensor \[T1, N, ...\], got \[\[1.0\]\]"),
         *(
             (torch.ones(2, 3), wrong, "v_threshold must be finite and not zero")
             for wrong in (0, -0.0, math.nan, math.inf)
         ),
     ],
 )
-def test_errors_name_what_is_wrong(x_seq: Tensor, threshold: Tensor | float, message: str) -> None:
+def test_errors_name_what_is_wrong(x_seq: Any, threshold: Tensor | float, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         functional.pasc_if(x_seq, threshold, 4)
     with pytest.raises(InvalidArgumentError, match=message):

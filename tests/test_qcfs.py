@@ -187,10 +187,12 @@ def test_the_only_state_is_the_threshold() -> None:
 def test_loading_takes_over_the_shape(before: Tensor, saved: Tensor, assign: bool) -> None:
     layer = QCFS(4, before)
     parameter = layer.threshold
+    layer(torch.rand(2, 4)).sum().backward()
     layer.load_state_dict({"threshold": saved}, assign=assign)
     torch.testing.assert_close(layer.threshold.detach(), saved, check_dtype=False)
     assert layer.threshold.requires_grad
     assert assign or layer.threshold is parameter
+    layer(torch.rand(2, 4)).sum().backward()
     with pytest.raises(RuntimeError, match="size mismatch for threshold"):
         layer.load_state_dict({"threshold": torch.ones(2, 2)})
     torch.testing.assert_close(layer.threshold.detach(), saved, check_dtype=False)
@@ -237,6 +239,7 @@ def test_repr() -> None:
         (torch.tensor([1.0, 0.0]), "threshold must be finite and not zero"),
         (torch.ones(2, 2), r"threshold must be a scalar or \[C\], got shape \(2, 2\)"),
         (torch.ones(0), r"threshold must be a scalar or \[C\], got shape \(0,\)"),
+        (None, "threshold must be a number or a tensor, got None"),
     ],
 )
 def test_thresholds_that_cannot_be(threshold: Tensor | float, message: str) -> None:
@@ -280,3 +283,14 @@ def test_function_transformations(threshold: Tensor | float) -> None:
     assert torch.func.jacrev(snn)(x[:1]).shape == (1, 2, 1, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(torch.vmap(snn)(x.view(3, 2, 3, 8, 8)).flatten(0, 1), snn(x))
+
+
+@pytest.mark.parametrize("threshold", [0.8, torch.tensor([0.5, 1.0, 1.5, 2.0])], ids=["scalar", "per channel"])
+def test_gradients_of_gradients(threshold: Tensor | float) -> None:
+    """As gradient penalties take them: where nothing is clipped, those of the identity."""
+    layer = QCFS(4, threshold).double()
+    x = (torch.rand(3, 4, dtype=torch.float64) * 0.3 + 0.1).requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    torch.testing.assert_close(gradient, 2 * layer(x))
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    torch.testing.assert_close(second, torch.full_like(x, 2.0))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pascal_ext.errors import InvalidArgumentError
 
 
-def latency_currents(spikes: Tensor, intensities: Tensor | None = None) -> Tensor:
+def latency_currents(spikes: Tensor, intensities: Tensor | Sequence[float] | None = None) -> Tensor:
     """Latency-coded spikes as currents whose mean over time is the intensity that was coded.
 
     A PASCAL network reads the temporal mean of its input, and that of a latency code is 1/T for every feature: when
@@ -29,13 +31,15 @@ def latency_currents(spikes: Tensor, intensities: Tensor | None = None) -> Tenso
     steps = spikes.shape[0] if spikes.ndim else 0
     if steps < 1:
         raise InvalidArgumentError(f"spikes must be [T, B, ...] with at least one step, got {list(spikes.shape)}")
+    dtype = spikes.dtype if spikes.is_floating_point() else torch.get_default_dtype()
     if intensities is None:
         intensities = torch.linspace(1, 0, steps) if steps > 1 else torch.ones(1)
+    elif not isinstance(intensities, Tensor):
+        intensities = torch.tensor(intensities, dtype=dtype)
     if intensities.shape != (steps,):
         raise InvalidArgumentError(
             f"intensities must have one value for each of the {steps} steps, got shape {list(intensities.shape)}"
         )
-    dtype = spikes.dtype if spikes.is_floating_point() else torch.get_default_dtype()
     strength = (steps * intensities).to(device=spikes.device, dtype=dtype)
     return spikes * strength.view(-1, *[1] * (spikes.ndim - 1))
 

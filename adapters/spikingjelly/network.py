@@ -10,9 +10,9 @@ from pascal_ext.network.spiking_network import SpikingNetwork
 class PascalNetwork(SpikingNetwork, HostModule):
     """A :class:`pascal_ext.SpikingNetwork` that SpikingJelly's functions take for one of their own.
 
-    ``functional.reset_net``, ``set_step_mode``, ``set_backend`` and ``detach_net``, operation counters, and
-    monitors of :class:`PascalIFNode` (which has no ``v`` to record) work on it; layers and neurons have the names that
-    they have in the ANN.
+    ``functional.reset_net``, ``set_step_mode`` and ``detach_net`` (and ``set_backend``, which SpikingJelly 0.0.0.0.14
+    has), operation counters, and monitors of :class:`PascalIFNode` (which has no ``v`` to record) work on it; layers
+    and neurons have the names that they have in the ANN.
     """
 
     @property

@@ -26,7 +26,8 @@ class PascalIFNode(PascIF, HostModule):
         v_threshold: λ, a number, or one value per channel, [C], for currents [T1, N, C, ...].
         step_mode: ``"m"``; in ``"s"`` the call raises, as the neuron answers when its window is complete, but in a
             :class:`PascalNetwork`, which runs layer by layer and not step by step.
-        backend: see :func:`pascal_ext.functional.pasc_if`; settable, also with ``functional.set_backend``.
+        backend: see :func:`pascal_ext.functional.pasc_if`; settable, in SpikingJelly 0.0.0.0.14 also
+            with its ``functional.set_backend``.
         execution: see :class:`pascal_ext.neuron.PascIF`.
     """
 

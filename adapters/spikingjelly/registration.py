@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -45,6 +46,18 @@ def unregister() -> None:
         if _stock_init is not None and getattr(Converter.__init__, "__wrapped__", None) is _stock_init:
             Converter.__init__ = _stock_init
         _stock_init = None
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """Within the context the mode is there; afterwards it is where it was there before."""
+    before = _stock_init is not None
+    register()
+    try:
+        yield
+    finally:
+        if not before:
+            unregister()
 
 
 def _with_pascal(stock_init: Callable[..., None]) -> Callable[..., None]:

@@ -39,8 +39,8 @@ class Recipe:
         distillation: ``"kl"``: (1 - share)·CE + share·τ²·KL(teacher ‖ student) at temperature τ; ``"logits"``: the
             squared distance between the logits in place of the divergence; ``"none"``: CE alone.
         share, temperature: of the distillation.
-        threshold_floor: no step leaves a threshold under this share of its first value. SGD knows no bounds, and a
-            threshold that crosses zero turns its layer's sign around and does not come back.
+        threshold_floor: no step leaves a threshold nearer to zero than this share of its first value, or beyond zero.
+            SGD knows no bounds, and a threshold that crosses zero turns its layer's sign around and does not come back.
         batch_norm_images: training images that batch norms take their statistics from at the end; 0: they keep the
             running ones. See :func:`estimate_batch_norms`.
     """
@@ -256,7 +256,8 @@ class FineTuning(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             for threshold, floor in zip(self._thresholds, self.floors.values(), strict=True):
-                threshold.clamp_(min=floor)
+                kept = torch.where(floor.signbit(), threshold.clamp(max=floor), threshold.clamp(min=floor))
+                threshold.copy_(kept)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         layers = qcfs_layers(self.student)

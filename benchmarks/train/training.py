@@ -62,7 +62,9 @@ def train(
     if run.levels == RELU and (run.start is not None or run.reallocate_at is not None):
         raise InvalidArgumentError("a ReLU network has no levels: --start and --reallocate-at do not go with it")
     teacher = run.find_teacher(relu)
-    remember = L.pytorch.callbacks.ModelCheckpoint(output, "last", save_top_k=1, enable_version_counter=False)
+    remember = L.pytorch.callbacks.ModelCheckpoint(
+        output, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False
+    )
     callbacks: list[L.Callback] = [remember, _Remember(run)]
     if run.reallocate_at is not None:
         plan = output / "reallocated.json"

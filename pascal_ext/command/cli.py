@@ -22,7 +22,7 @@ from pascal_ext.command.options import (
     QcfsOption,
     StdOption,
     WeightsOption,
-    check_folder,
+    check_output,
     given_data,
     given_model,
 )
@@ -76,7 +76,7 @@ def convert(
     import pascal_ext
     from pascal_ext.command.specs import parse_levels
 
-    check_folder(output)
+    check_output(output)
     ann = given_model(model, weights, qcfs)
     loader = None if data is None else given_data(data, batch_size, limit, image_size, mean, std)
     wanted = None if levels is None else parse_levels(levels)
@@ -118,7 +118,7 @@ def allocate(
     from pascal_ext.allocation.planning import CHOICES
     from pascal_ext.command.specs import parse_whole_numbers
 
-    check_folder(output)
+    check_output(output)
     plan = pascal_ext.allocate(
         given_model(model, weights, qcfs),
         given_data(data, batch_size, limit, image_size, mean, std),
@@ -154,7 +154,7 @@ def reconstruct(
     import pascal_ext
     from pascal_ext.command.specs import parse_levels, save_weights
 
-    check_folder(output)
+    check_output(output, ".safetensors")
     wanted = parse_levels(levels)
     if isinstance(wanted, str):
         raise InvalidArgumentError(f"give a number of levels, or the plan that allocate wrote, not {wanted!r}")
@@ -259,7 +259,7 @@ def report(
     """Write a page about a converted network (verification, levels, spikes), or draw a saved report again."""
     from pascal_ext.reports.report import Report
 
-    check_folder(output)
+    check_output(output, ".html", ".htm")
     if source.suffix == ".json":
         page = Report.from_json(source)
     else:

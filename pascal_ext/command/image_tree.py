@@ -24,12 +24,14 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
     Args:
         root: the folder; its sub-folders, sorted, are the classes.
         image_size: where given, an image's shorter side is resized to ``image_size / 0.875`` (bilinear) and its centre
-            is cropped, as is usual for ImageNet; else images are taken as they are, and must all have one size.
+            is cropped, as is usual for ImageNet; else images are taken as they are, and must all have one size, at
+            least within a batch.
         mean, std: per channel, of values in [0, 1]; three of each, or one; where they are empty, images are in colour
             and nothing is normalised.
 
     Raises:
-        InvalidArgumentError: there are no images, or mean and std are not of three values each, nor of one.
+        InvalidArgumentError: there are no images, or mean and std are not of three values each, nor of one; and when
+            they are read: an image cannot be, or those of a batch have several sizes.
         MissingExtraError: Pillow is not installed.
     """
 
@@ -59,13 +61,29 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        with self._pillow.open(path) as file:
-            image = file.convert("L" if len(self.mean) == 1 else "RGB")
+        try:
+            with self._pillow.open(path) as file:
+                image = file.convert("L" if len(self.mean) == 1 else "RGB")
+        except Exception as error:  # whatever a decoder raises
+            raise InvalidArgumentError(f"cannot read the image {str(path)!r}: {error}") from error
         if self.image_size is not None:
             image = self._resized(image, self.image_size)
         width, height = image.size
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, -1)
         return (pixels.permute(2, 0, 1).float() / 255 - self.mean) / self.std, label
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """The images of one batch, which a DataLoader asks for at once."""
+        found = [self[index] for index in indices]
+        first = found[0][0]
+        for index, (image, _) in zip(indices, found, strict=True):
+            if image.shape != first.shape:
+                sizes = (
+                    f"{str(self.samples[number][0])!r} has {width}×{height} pixels"
+                    for number, (_, height, width) in ((indices[0], first.shape), (index, image.shape))
+                )
+                raise InvalidArgumentError(f"{' and '.join(sizes)}: give --image-size, to resize and crop all of them")
+        return found
 
     def loader(self, batch_size: int, limit: int | None = None) -> DataLoader[Any]:
         """Batches in order; of ``limit`` images evenly spaced over the classes, where one is given."""

@@ -40,12 +40,19 @@ StdOption = Annotated[str, typer.Option(metavar="R,G,B", help="Divides a folder'
 ExecutionOption = Annotated[str, typer.Option(help="spikes or counts.")]
 
 
-def check_folder(output: Path) -> None:
-    """Refuse a file that cannot be written, before the work for it is done."""
+def check_output(output: Path, *suffixes: str) -> None:
+    """Refuse a file that cannot be written, or has none of the ``suffixes``, before the work for it is done."""
+    try:
+        output.stat()
+    except FileNotFoundError:
+        if not output.parent.is_dir():
+            raise InvalidArgumentError(f"there is no folder {str(output.parent)!r} for {output.name!r}") from None
+    except OSError as error:  # a name that is too long, say
+        raise InvalidArgumentError(f"{str(output)!r} cannot be written: {error.strerror}") from None
     if output.is_dir():
         raise InvalidArgumentError(f"{str(output)!r} is a folder; give a file in it")
-    if not output.parent.is_dir():
-        raise InvalidArgumentError(f"there is no folder {str(output.parent)!r} for {output.name!r}")
+    if suffixes and output.suffix not in suffixes:
+        raise InvalidArgumentError(f"{str(output)!r} must end in {' or '.join(suffixes)}, which says what is in it")
 
 
 def given_model(spec: str, weights: Path | None, qcfs: str | None) -> nn.Module:

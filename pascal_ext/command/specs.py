@@ -13,7 +13,7 @@ from torch import fx, nn
 from pascal_ext.activations import replace_activations
 from pascal_ext.calibration.correction import restore_bias_currents
 from pascal_ext.command.image_tree import ImageTree
-from pascal_ext.errors import InvalidArgumentError, PlanError
+from pascal_ext.errors import InvalidArgumentError, PlanError, SerializationError
 from pascal_ext.plan import LevelPlan, check_levels
 from pascal_ext.saving.state_dict import read_state_dict
 
@@ -40,6 +40,18 @@ def import_object(spec: str) -> Any:
     return found
 
 
+def _made(found: Any, spec: str) -> Any:
+    """What ``found``, which ``spec`` names, gives when it is called; ``found`` itself where it cannot be."""
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:  # whatever the user's code raises
+        raise InvalidArgumentError(
+            f"{spec!r} failed when it was called without arguments: {type(error).__name__}: {error}"
+        ) from error
+
+
 def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) -> nn.Module:
     """The model that the factory (or module object) ``spec`` gives, in evaluation mode.
 
@@ -49,10 +61,10 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
         qcfs: where the weights are those of ``replace_activations(model, levels)``: its levels, or a plan's file.
 
     Raises:
-        InvalidArgumentError: there is no model there, or the weights are not its own.
+        InvalidArgumentError: there is no model there, making it fails, or the weights are not its own.
     """
     found = import_object(spec)
-    model = found if isinstance(found, nn.Module) or not callable(found) else found()
+    model = found if isinstance(found, nn.Module) else _made(found, spec)
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     if qcfs is not None:
@@ -73,10 +85,19 @@ def load_model(spec: str, weights: Path | None = None, qcfs: str | None = None) 
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the state dict of ``model`` as :func:`load_model` reads it, ``.safetensors``."""
+    """Write the state dict of ``model`` as :func:`load_model` reads it, ``.safetensors``.
+
+    Raises:
+        SerializationError: the file cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}, path)
+    state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    try:
+        save_file(state, path)
+    except (OSError, SafetensorError) as error:
+        raise SerializationError(f"cannot write the weights {str(path)!r}: {error}") from error
 
 
 def parse_levels(text: str) -> int | str | LevelPlan:
@@ -124,14 +145,16 @@ def parse_networks(option: str, pairs: Iterable[str]) -> dict[str, tuple[Path, s
     """``["NAME=FILE:LEVELS", "OTHER=FILE"]`` -> {"NAME": (FILE, "LEVELS"), "OTHER": (FILE, "")}.
 
     Raises:
-        InvalidArgumentError: a text, given as ``option``, is something else.
+        InvalidArgumentError: a text, given as ``option``, is something else, or a name is given twice.
     """
-    found = {}
+    found: dict[str, tuple[Path, str]] = {}
     for pair in pairs:
         name, separator, file = pair.partition("=")
         path, colon, levels = file.rpartition(":")
         if not separator or not name or not file or (colon and not (path and levels)):
             raise InvalidArgumentError(f"{option} {pair!r} is not of the form NAME=FILE or NAME=FILE:LEVELS")
+        if name in found:
+            raise InvalidArgumentError(f"{option} gives {name!r} twice; each network needs a name of its own")
         found[name] = (Path(path), levels) if colon else (Path(file), "")
     return found
 
@@ -151,15 +174,14 @@ def load_data(
     :class:`~pascal_ext.command.image_tree.ImageTree`; a loader from a module is taken as it is, without regard to them.
 
     Raises:
-        InvalidArgumentError: there is neither, or it gives no batches.
+        InvalidArgumentError: there is neither, making it fails, or it gives no batches.
     """
     path = Path(spec)
     if path.is_dir():
         return ImageTree(path, image_size, mean, std).loader(batch_size, limit)
     if ":" not in spec:
         raise InvalidArgumentError(f"there is no folder {spec!r}; give one, or package.module:name of a loader")
-    found = import_object(spec)
-    loader = found() if callable(found) else found
+    loader = _made(import_object(spec), spec)
     if not isinstance(loader, Iterable):
         raise InvalidArgumentError(f"{spec!r} gives a {type(loader).__name__}, not a loader")
     return loader

@@ -48,7 +48,8 @@ def compare(
     Args:
         model: with ReLU activations, images [N, ...] -> logits [N, classes], on a CPU or a GPU; it is copied. A softmax
             at its end, or the logarithm of one, is left out, which keeps the order of the classes.
-        calibration: batches of images, or (images, labels); labels are not looked at.
+        calibration: batches of images, or (images, labels); labels are not looked at. A comparison goes on only where
+            they come in the same order again: take a loader that does not shuffle.
         test: batches (images, labels [N]) in an order that stays the same; it is read more than once.
         output: a folder; one for each model and data.
         networks: name -> the model with QCFS activations, fine-tuned, for the methods that start from one: PASCAL, and
@@ -95,9 +96,16 @@ def compare(
     )
     path = Path(output) / ROWS
     known = rows.read(path)
-    about = {(row["suite"], row["model"], row["data"]) for row in known}
+    try:
+        about = {(row["suite"], row["model"], row["data"]) for row in known}
+    except (KeyError, TypeError) as error:
+        raise InvalidArgumentError(f"{str(path)!r} holds rows of something else; give a new folder") from error
     if not about <= {(made.suite, made.model, made.title)}:
-        raise InvalidArgumentError(f"{str(path)!r} is about another model, other data or names; give a new folder")
+        raise InvalidArgumentError(
+            f"{str(path)!r} is about another model, other data or names; give a new folder. If none of these has "
+            "changed, the calibration loader gives other images each time: give one that does not shuffle, nor augment "
+            "at random"
+        )
     if measure == Measure.COSTS and all(row["shard"] is None or "refused" in row for row in known):
         raise InvalidArgumentError(
             f"costs are shown at accuracies, and {str(path)!r} has none: give measure='all', or 'accuracy' first"

@@ -139,7 +139,8 @@ def to_csv(comparisons: Iterable[Comparison]) -> str:
 def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A table; all columns but the first are aligned to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    cells = ([cell.replace("|", r"\|") for cell in line] for line in lines)  # names may have what ends a cell
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
 
 
 def _near(curve: Curve, step: int) -> Point | None:

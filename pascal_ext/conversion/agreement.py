@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from pascal_ext.data import Batch, call
 from pascal_ext.graph.outputs import tensors_of
-from pascal_ext.observers import evaluating
+from pascal_ext.graph.traceable import copied
 from pascal_ext.ops.pasc_if.ties import epsilon_of
 
 DIGITS = 0.5  # share of its digits that an output has to have right: so far rounding goes, also in TF32 and bfloat16
@@ -27,8 +27,7 @@ def warn_of_another_graph(model: nn.Module, traced: fx.GraphModule, batch: Batch
     Warns:
         UserWarning: their outputs differ.
     """
-    with evaluating(model):
-        expected = call(model, batch)
+    expected = call(copied(model).eval(), batch)  # a copy: it may count its calls, or keep what it computes
     if not agree(expected, traced(*batch.args, **batch.kwargs)):
         warnings.warn(
             f"{type(model).__name__} itself gives other outputs than its graph, which is what is converted: {REASONS}",

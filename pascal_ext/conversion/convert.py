@@ -21,6 +21,7 @@ from pascal_ext.network.counting import counts_graph
 from pascal_ext.network.folding import fold_batch_norms
 from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.neuron import PascIF, check_execution
+from pascal_ext.observers import makes_weights
 from pascal_ext.ops.pasc_if import check_backend
 from pascal_ext.plan import Levels, levels_of
 
@@ -154,7 +155,7 @@ def _warn_of_hooks(quantised: fx.GraphModule) -> None:
     hooked = []
     for name, module in quantised.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+        if not all(map(makes_weights, hooks)):
             hooked.append(name)
     if hooked:
         warnings.warn(

@@ -24,6 +24,7 @@ from pascal_ext.network.folding import call_scaled
 from pascal_ext.ops import timefold
 
 _KEEP_NDIM = "flip roll chunk split narrow permute transpose swapaxes swapdims movedim moveaxis".split()
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # each a product with a mask
 _NORM_NDIM: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 
 
@@ -64,7 +65,8 @@ class SignalRules(BatchDimension):
         elif signal.scale is not None:
             with self.graph.inserting_before(node):
                 module = self.graph.create_node("get_attr", str(node.target))
-                call = self.graph.call_function(call_scaled, (module, source, signal.scale))
+                args = (module, source, signal.scale, *node.args[1:])
+                call = self.graph.call_function(call_scaled, args, node.kwargs)
             node.replace_all_uses_with(call)
             self.graph.erase_node(node)
             node = call
@@ -79,7 +81,16 @@ class SignalRules(BatchDimension):
     # Layers without weights
 
     def _identity(self, node: fx.Node, source: fx.Node) -> None:
-        self._bypass(node, source)
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if type(module) not in _DROPOUTS:
+            self._bypass(node, source)
+            return
+        with self.graph.inserting_before(node):
+            dropout = self.graph.create_node("get_attr", str(node.target))
+            dropped = self.graph.call_function(timefold.drop, (dropout, source, self.batch))
+        node.replace_all_uses_with(dropped)
+        self.graph.erase_node(node)
+        self.signals[dropped] = self.signals[source]
 
     def _channelwise(self, node: fx.Node, source: fx.Node) -> None:
         """Average pooling and its like: a threshold passes, a train becomes a current unless elements are copied."""

@@ -26,6 +26,7 @@ from pascal_ext.demo import text
 from pascal_ext.demo.measure import Measure
 from pascal_ext.demo.model import DigitsResNet
 from pascal_ext.demo.training import digits, train
+from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.extras import require
 from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.plan import LevelPlan
@@ -65,11 +66,15 @@ def run_demo(output: Path, settings: Settings = Settings(), console: Console | N
         The report; :func:`pascal_ext.demo.text.table` prints it.
 
     Raises:
+        InvalidArgumentError: ``output`` cannot be a folder.
         MissingExtraError: scikit-learn, matplotlib or jinja2 is not installed.
     """
     for needed in ("matplotlib", "jinja2"):  # now, rather than after the work
         require(needed, extra="report")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"output={str(output)!r} cannot be a folder: {error}") from error
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}"),
@@ -79,12 +84,10 @@ def run_demo(output: Path, settings: Settings = Settings(), console: Console | N
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the layers are tiny: more threads wait for each other, much longer on a busy machine
-    registration.register()
     try:
-        with Progress(*columns, console=console) as progress:
+        with registration.registered(), Progress(*columns, console=console) as progress:
             report = _Run(settings, progress).report()
     finally:
-        registration.unregister()
         torch.set_num_threads(threads)
     report.to_json(output / "report.json")
     report.to_html(output / "report.html")

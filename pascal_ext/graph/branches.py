@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from pascal_ext.data import Batch
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.graph.operations import CREATIONS, asked_size, name_of
+from pascal_ext.graph.operations import CREATIONS, METADATA_ATTRIBUTES, asked_size, name_of
 
 
 class Example:
@@ -165,8 +166,8 @@ def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:
         return value.tracer.create_proxy("call_function", as_traced, (value, expected, where), {})
     if type(expected)(value) != expected:
         raise InvalidArgumentError(
-            f"for an input of this shape, the model's forward() goes another way{where} than for the shape that it "
-            "was converted for; convert it with data of this shape"
+            f"for an input of this shape and type, the model's forward() goes another way{where} than for the one that "
+            "it was converted for; convert it with such data"
         )
     return None
 
@@ -181,7 +182,7 @@ fx.node.has_side_effect(as_traced)
 
 def is_number(node: fx.Node) -> bool:
     """Whether the value of ``node`` is made from sizes alone."""
-    if node.op == "call_method" and node.target in ("size", "dim", "numel"):
+    if node.op == "call_method" and node.target in ("size", "dim", "ndimension", "numel"):
         return True
     if node.op != "call_function" or node.target in CREATIONS:
         return False
@@ -190,10 +191,20 @@ def is_number(node: fx.Node) -> bool:
     return bool(node.all_input_nodes) and all(is_number(source) for source in node.all_input_nodes)
 
 
+def is_told(node: fx.Node) -> bool:
+    """Whether the value of ``node`` is made from what is said of tensors alone: sizes, dtypes, devices."""
+    if is_number(node) or (node.target is getattr and node.args[1] in METADATA_ATTRIBUTES):
+        return True
+    is_condition = node.op == "call_function" and node.target in (operator.eq, operator.ne, operator.not_)
+    return is_condition and bool(node.all_input_nodes) and all(map(is_told, node.all_input_nodes))
+
+
 def varying(graph: fx.Graph) -> set[fx.Node]:
-    """The values that vary with the elements of the inputs: not what is made of parameters, or from sizes alone."""
+    """The values that vary with the elements of the inputs: not what is made of parameters, or from sizes alone, nor
+    what is said of a tensor, as its device.
+    """
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "placeholder" or (not found.isdisjoint(node.all_input_nodes) and not is_number(node)):
+        if node.op == "placeholder" or (not found.isdisjoint(node.all_input_nodes) and not is_told(node)):
             found.add(node)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import operator
 from typing import Any
@@ -161,6 +162,16 @@ def _is_zero(value: Any, like: Any, root: nn.Module) -> bool:
         single = type(constant) is Tensor and not constant.is_meta and constant.ndim <= 1 and constant.numel() == 1
         return single and not bool(constant)
     return name_of(value) == "zeros_like" and value.args == (like,) and "dtype" not in value.kwargs
+
+
+def first_arguments_by_position(traced: fx.GraphModule) -> None:
+    """Let modules that are called by keyword, ``self.act(input=x)``, be called as all others are, ``self.act(x)``."""
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and not node.args and node.kwargs:
+            first = next(iter(inspect.signature(traced.get_submodule(str(node.target)).forward).parameters))
+            if first in node.kwargs:
+                node.args = (node.kwargs[first],)
+                node.kwargs = {name: value for name, value in node.kwargs.items() if name != first}
 
 
 def remove_frozen_drops(traced: fx.GraphModule) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from pascal_ext.graph.operations import argument, einsum_terms, is_matrix, name_of, second_factor
+from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, einsum_terms, is_matrix, name_of, second_factor
 
 
 class Kind(enum.Enum):
@@ -91,19 +91,18 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
 _WRITTEN_OUT = frozenset("abs ge gt le lt masked_fill where".split())  # what else a ReLU is made of
-_METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 
 
 def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     """The kind of the operation ``node`` calls."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        return _module_kind(module)
+        return kind_of_module(module)
     name = name_of(node)
     if node.op == "call_function" and node.target is builtins.getattr:
         if node.args[1] in ("T", "mT"):
             return Kind.REARRANGE
-        return Kind.METADATA if node.args[1] in _METADATA_ATTRIBUTES else Kind.UNSUPPORTED
+        return Kind.METADATA if node.args[1] in METADATA_ATTRIBUTES else Kind.UNSUPPORTED
     kind = _NAMES.get(name, Kind.UNSUPPORTED)
     if node.op == "call_function" and not is_known_function(node.target):
         return Kind.UNSUPPORTED
@@ -128,7 +127,7 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     return kind
 
 
-def _module_kind(module: nn.Module) -> Kind:
+def kind_of_module(module: nn.Module) -> Kind:
     parametrized = parametrize.is_parametrized(module)
     kind = _MODULES.get(parametrize.type_before_parametrizations(module), Kind.UNSUPPORTED)
     if kind is Kind.NORM and getattr(module, "running_mean", None) is None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 _ALIASES = {"_assert": "_assert", "rsub": "sub", "radd": "add", "subtract": "sub"}
 CREATIONS: frozenset[Any] = frozenset((torch.arange, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros))
 """What makes tensors of numbers alone, which torch lets no proxy override."""
+METADATA_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"})
 _NUMPY_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
 
 # Where the dimensions that an operation works along stand among its arguments: (position, keyword, default).
@@ -232,6 +233,18 @@ def asked_shape(node: Any) -> fx.Node | None:
     is_shape = name_of(node) == "getattr" and node.args[1] == "shape"
     is_shape = is_shape or (name_of(node) == "size" and argument(node, 1, "dim", None) is None)
     return node.args[0] if is_shape and isinstance(node.args[0], fx.Node) else None
+
+
+def asked_sizes(node: fx.Node) -> tuple[fx.Node, slice] | None:
+    """The tensor, and the part of its shape, of ``x.shape`` or ``x.shape[1:]``; None of something else."""
+    whole = asked_shape(node)
+    if whole is not None:
+        return whole, slice(None)
+    if name_of(node) != "getitem" or not isinstance(node.args[1], slice):
+        return None
+    tensor, part = asked_shape(node.args[0]), node.args[1]
+    numbers = all(isinstance(end, int | None) for end in (part.start, part.stop, part.step))
+    return None if tensor is None or not numbers else (tensor, part)
 
 
 _TRACING = [str(Path(__file__).with_name(name)) for name in ("tracing.py", "tracer.py", "branches.py")]

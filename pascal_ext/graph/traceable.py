@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
 
 import pascal_ext
 from pascal_ext.errors import InvalidArgumentError, TracingError
 from pascal_ext.graph.operations import unlike
+from pascal_ext.qcfs import QCFS
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -40,10 +42,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def copied(model: nn.Module) -> nn.Module:
     """A copy of ``model``, its compiled parts as they were before.
 
-    Weights that a hook computes anew in each forward (pruning, the older weight and spectral norm) have a gradient
-    function once there was one, and torch copies no such tensor; the copy has its value.
+    Weights that a hook computes anew in each forward (pruning, the older weight and spectral norm), and activations
+    that the model keeps, have a gradient function once there was one, and torch copies no such tensor; the copy has its
+    value.
     """
-    attributes = [value for module in model.modules() for value in vars(module).values()]
+    attributes = [value for module in model.modules() for value in pytree.tree_leaves(dict(vars(module)))]
     computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     copy_of = copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
     _unwrap_parts(copy_of)
@@ -61,11 +64,13 @@ def check_traceable(model: nn.Module) -> None:
     """Refuse what cannot be traced whatever its code is.
 
     Raises:
-        TracingError: the model is TorchScript, or has lazy layers that have seen no data, whose copies would get
-            weights of their own.
+        TracingError: the model is TorchScript, or a single :class:`QCFS`, whose place in a graph would have no name; or
+            it has lazy layers that have seen no data, whose copies would get weights of their own.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise TracingError("the model is TorchScript, which cannot be traced; hand in the nn.Module it was made from")
+    if isinstance(model, QCFS):
+        raise TracingError("the model is a QCFS activation by itself; put it into a model, nn.Sequential(qcfs)")
     lazy = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
     if lazy:
         raise TracingError(f"{lazy} are not initialised yet; call the model on a batch first")

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
-from pascal_ext.graph.branches import Example, as_traced, is_number, symbolic_python
-from pascal_ext.graph.operations import dims_of, name_of
+from pascal_ext.graph.branches import Example, as_traced, is_number, is_told, symbolic_python
+from pascal_ext.graph.operations import asked_sizes, dims_of, name_of
 from pascal_ext.graph.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
 
@@ -46,6 +46,9 @@ class _Proxy(fx.Proxy):
 
     __index__ = __int__
 
+    def __len__(self) -> int:
+        raise TypeError("len() of a value that tracing does not know")  # list() asks for a hint, and does without
+
     def __getattr__(self, name: str) -> Any:
         return _Attribute(self, name)
 
@@ -74,8 +77,8 @@ class Tracer(fx.Tracer):
             return super().trace(root, concrete_args)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Where a condition is made from sizes, and these are known, go on as the example does."""
-        if self._example is None or not is_number(obj.node):
+        """Where a condition is made from sizes and types, and these are known, go on as the example does."""
+        if self._example is None or not is_told(obj.node):
             return super().to_bool(obj)
         taken = bool(self._example.value(obj.node))
         as_traced(obj, taken)
@@ -90,7 +93,11 @@ class Tracer(fx.Tracer):
         return number
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
-        """Likewise for the parts that a tensor is cut into, unless these are samples."""
+        """Likewise for the sizes in a shape, and for the parts that a tensor is cut into, unless these are samples."""
+        tensor, part = asked_sizes(obj.node) or (None, slice(None))
+        if self._example is not None and tensor is not None:
+            ndim = self.to_number(self.proxy(tensor).dim(), int)
+            return iter([self.proxy(tensor).size(dim) for dim in range(ndim)[part]])
         dims = dims_of(obj.node, self.root) if name_of(obj.node) in ("chunk", "split", "unbind") else None
         if self._example is not None and dims is not None:
             size = self.proxy(obj.node.all_input_nodes[0]).size(*dims)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import warnings
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from pascal_ext.graph.branches import Example, as_traced
 from pascal_ext.graph.call_sites import (
     activation_ceiling,
     dropouts_to_modules,
+    first_arguments_by_position,
     name_call_sites,
     name_rectifiers,
     remove_frozen_drops,
@@ -44,9 +46,9 @@ _NEEDS_DATA = (
 _WAYS_OUT = {  # what is told of an error, by a part of it
     "autocast": "",
     "item assignment": " Write it out of place: with torch.cat, torch.where, or a product with a mask.",
-    "cannot be iterated": " How many parts a tensor has is known of chunk, split and unbind, not along dimension 0, "
-    "and with data: a loader that can be read twice, or replace_activations(model, levels, example=batch). Else "
-    "take them by their numbers, x[:, 0] or x.unbind(1)[0].",
+    "cannot be iterated": " How many parts there are is known of shapes, and of chunk, split and unbind, not along "
+    "dimension 0, and with data: a loader that can be read twice, or replace_activations(model, levels, "
+    "example=batch). Else take them by their numbers, x.shape[1], x[:, 0] or x.unbind(1)[0].",
 }
 
 
@@ -94,13 +96,10 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
         except Exception as second:
             raise TracingError(_failed(source, second)) from second
     _keep_source_lines(source, graph)
-    clashes = [name for name in (*model._modules, *model._parameters, *model._buffers) if hasattr(fx.GraphModule, name)]
-    if clashes:
-        raise TracingError(
-            f"the model has layers or parameters named {clashes}, which its graph needs itself; rename them"
-        )
+    _check_names(model)
     traced = fx.GraphModule(model, graph, class_name=type(model).__name__)
     traced.eval()
+    first_arguments_by_position(traced)
     remove_frozen_drops(traced)
     remove_inplace(traced)
     name_rectifiers(traced)
@@ -136,6 +135,27 @@ def _symbolic(
         elif node.op == "placeholder" and node.target in given:
             node.args = ()  # an input without a default, from now on
     return graph, model
+
+
+def _check_names(model: nn.Module) -> None:
+    """Refuse names that the code of a graph could not have.
+
+    Raises:
+        TracingError: there are some; the message names them.
+    """
+    own = (*model._modules, *model._parameters, *model._buffers)
+    clashes = [name for name in own if hasattr(fx.GraphModule, name)]
+    if clashes:
+        raise TracingError(
+            f"the model has layers or parameters named {clashes}, which its graph needs itself; rename them"
+        )
+    paths = (*(name for name, _ in model.named_modules()), *model.state_dict(keep_vars=True))
+    keywords = sorted({name for path in paths for name in path.split(".") if keyword.iskeyword(name)})
+    if keywords:
+        raise TracingError(
+            f"the model has layers or parameters named {keywords}, words of Python that the code of a graph cannot "
+            "take for names; rename them"
+        )
 
 
 def _lose_hooks(model: nn.Module, traced: fx.GraphModule) -> None:

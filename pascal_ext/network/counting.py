@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Container
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from pascal_ext.graph.branches import must_stay
 from pascal_ext.graph.pooling import call_pool
 from pascal_ext.neuron import PascIF
+from pascal_ext.observers import is_symbolic, makes_weights
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import Reference, counts_and_activation
 
@@ -28,11 +31,16 @@ def counts_graph(traced: fx.GraphModule) -> fx.Graph:
     return graph
 
 
-def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
+def reference_graph(counts: fx.Graph, root: nn.Module, watched: Container[str] = ()) -> fx.Graph:
     """From a :func:`counts_graph`, the graph that returns a :class:`Reference` for every layer.
 
     It calls the modules' ``forward``, not the modules: hooks stay silent in this pass, so that monitors see each spike
     train once, and binary spikes alone.
+
+    Args:
+        counts: the graph.
+        root: what its modules are found in.
+        watched: the layers of which it is to say whether a current is NaN.
     """
     graph = copy.deepcopy(counts)
     found = []
@@ -42,7 +50,8 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
         with graph.inserting_before(node):
             threshold = graph.get_attr(f"{node.target}.v_threshold")
             in_place = node.kwargs.get("in_place", False)
-            both = graph.call_function(counts_and_values, (node.args[0], threshold, neuron.levels, in_place))
+            args = (node.args[0], threshold, neuron.levels, in_place, str(node.target) in watched)
+            both = graph.call_function(counts_and_values, args)
             count, value = (graph.call_function(operator.getitem, (both, index)) for index in range(2))
         node.replace_all_uses_with(value)
         graph.erase_node(node)
@@ -50,7 +59,7 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
     for node in [node for node in graph.nodes if node.op == "call_module"]:
         with graph.inserting_before(node):
             module = graph.create_node("get_attr", str(node.target))
-            value = graph.call_method("forward", (module, *node.args), node.kwargs)
+            value = graph.call_function(call_silently, (module, *node.args), node.kwargs)
         node.replace_all_uses_with(value)
         graph.erase_node(node)
     for node in graph.nodes:
@@ -62,10 +71,24 @@ def reference_graph(counts: fx.Graph, root: nn.Module) -> fx.Graph:
     return graph
 
 
-def counts_and_values(x_seq: Tensor, threshold: Tensor, levels: int, in_place: bool) -> tuple[Reference, Tensor]:
-    """Counts [N, ...] of a one-step sequence [1, N, ...], and what they stand for, a sequence of one step."""
+def counts_and_values(
+    x_seq: Tensor, threshold: Tensor, levels: int, in_place: bool, watched: bool
+) -> tuple[Reference, Tensor]:
+    """Counts [N, ...] of a one-step sequence [1, N, ...], and what they stand for, a sequence of one step.
+
+    A sum is NaN where an element is, and quickly made. On an accelerator the host would have to wait for it.
+    """
+    has_nan = watched and x_seq.device.type == "cpu" and not is_symbolic() and bool(x_seq.sum().isnan())
     counts, value = counts_and_activation(x_seq[0], threshold, levels, in_place=in_place)
-    return Reference(counts, x_seq.dtype), value.unsqueeze(0)
+    return Reference(counts, x_seq.dtype, has_nan), value.unsqueeze(0)
+
+
+def call_silently(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """``module(*args, **kwargs)``, of whose hooks only torch's own run, which make its weights."""
+    for hook in module._forward_pre_hooks.values():
+        if makes_weights(hook):
+            hook(module, args)
+    return module.forward(*args, **kwargs)
 
 
 def neuron_calls(graph: fx.Graph, root: nn.Module) -> list[fx.Node]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pascal_ext.observers import is_transformed
+from pascal_ext.observers import is_symbolic
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _kept: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
@@ -39,15 +40,15 @@ class _Kept(NamedTuple):
     parameters: dict[str, Tensor]
 
 
-def call_with(layer: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Any:
-    """``layer(x)`` with ``parameters`` in the place of its own of these names; its hooks run, and get the layer.
+def call_with(layer: nn.Module, parameters: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    """``layer(*args, **kwargs)`` with ``parameters`` in the place of its own of these names; its hooks run, and get it.
 
     A twin of the layer has them, since other threads may be in the layer itself. Only for those who hold on to the
     layer, a compiler, hooks of all modules (operation counters) or a ``forward`` that was exchanged, it takes them
     itself for the time of the call: with these, one thread at a time.
     """
     if torch.compiler.is_compiling() or _has_any_global_hook() or "forward" in vars(layer):
-        return functional_call(layer, parameters, (x,))
+        return functional_call(layer, parameters, args, kwargs)
     kind: type[nn.Module] = parametrize.type_before_parametrizations(layer)
     twin = kind.__new__(kind)
     vars(twin).update(vars(layer), **parameters)  # attributes come before what nn.Module keeps under their names
@@ -56,7 +57,7 @@ def call_with(layer: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Any
         hooks = vars(layer)[name]
         if hooks:
             vars(twin)[name] = {key: _of(layer, hook) for key, hook in hooks.items()}
-    return twin(x)
+    return twin(*args, **kwargs)
 
 
 def _of(layer: nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,17 +69,25 @@ def kept(
 ) -> dict[str, Tensor]:
     """What ``make`` makes of ``tensors`` and ``option``: from the last call for ``layer``, where these are the same.
 
-    Changes are seen but for those in place behind autograd's back, through ``.data``. Nothing is kept of tensors made
+    Changes are seen but for those in place behind autograd's back, through ``.data``; those of an optimizer's step are,
+    whether it counts them (a fused one does not) or not. Nothing is kept of tensors made
     in ``torch.inference_mode``, whose changes nobody counts, nor within ``vmap`` and its like, nor for a trace.
     """
     present = [x for x in tensors if x is not None]
-    if torch._C._is_tracing() or is_transformed() or not all(map(_tells_changes, present)):
+    if is_symbolic() or not all(map(_tells_changes, present)):
         return make()
     known = _kept.get(layer)
     if known is None or known.option != option or not _are(known.tensors, present):
         seen = [_Seen(weakref.ref(x), x.untyped_storage(), _state(x)) for x in present]
         known = _kept[layer] = _Kept(seen, option, make())
     return known.parameters
+
+
+def _forget(*_: Any) -> None:
+    _kept.clear()
+
+
+register_optimizer_step_post_hook(_forget)
 
 
 def _tells_changes(x: Tensor) -> bool:

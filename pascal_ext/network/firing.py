@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from pascal_ext.graph.branches import must_stay
 from pascal_ext.network.counting import neuron_calls
 from pascal_ext.neuron import PascIF
-from pascal_ext.observers import has_hooks
+from pascal_ext.observers import is_changed
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import qcfs_activation
 
@@ -38,14 +38,9 @@ def answering_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
 
 def answer(neuron: nn.Module, z: Tensor, in_place: bool) -> Tensor:
     """What a neuron answers to one step of currents, [N, ...]; in their place if ``in_place`` and no hook sees them."""
-    if isinstance(neuron, PascIF) and neuron.execution == "counts" and not _is_changed(neuron):
+    if isinstance(neuron, PascIF) and neuron.execution == "counts" and not is_changed(neuron):
         return qcfs_activation(z, neuron.v_threshold, neuron.levels, in_place=in_place)
     return timefold.only_step(neuron(timefold.as_sequence(z)))
-
-
-def _is_changed(neuron: PascIF) -> bool:
-    """Whether hooks, or a ``forward`` that was put into the object, see its currents."""
-    return has_hooks(neuron) or "forward" in neuron.__dict__
 
 
 def takes_place(neuron: nn.Module) -> bool:

@@ -13,12 +13,12 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pascal_ext.graph.kinds import Kind, kind_of
 from pascal_ext.network.exchanged import call_with, kept
-from pascal_ext.observers import has_hooks
+from pascal_ext.observers import is_changed
 from pascal_ext.ops import timefold
 
 
-def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
-    """``layer(scale * spikes)``, with the scale multiplied into the weights: the layer reads binary spikes.
+def call_scaled(layer: Any, spikes: Tensor, scale: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """``layer(scale * spikes, ...)``, with the scale multiplied into the weights: the layer reads binary spikes.
 
     The layer keeps its own weights, which are the ANN's. The product is kept for the next call where no gradient is
     recorded, until the weights or the scale change, see :func:`pascal_ext.network.exchanged.kept`. A linear layer has
@@ -26,14 +26,16 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
     the weights.
 
     Args:
-        layer: a convolution, transposed convolution or linear layer.
+        layer: a convolution, transposed convolution or linear layer, or what has been put in its place since.
         spikes: its input, [N, C, ...].
         scale: one value, or one for each input channel; a linear layer after ``flatten`` has several features for each,
             and one on more dimensions absorbs one value only.
+        args, kwargs: what else the layer is called with, as the ``output_size`` of a transposed convolution.
     """
-    if scale.numel() > 1 and spikes.ndim > 2 and not isinstance(layer, _ConvNd):
-        return layer(timefold.scale(spikes, scale))  # a linear layer along another dimension than the channels
-    if scale.numel() == 1 and type(layer) is nn.Linear and not has_hooks(layer):
+    along_channels = scale.numel() == 1 or spikes.ndim <= 2
+    if not isinstance(layer, _ConvNd) and not (isinstance(layer, nn.Linear) and along_channels):
+        return layer(timefold.scale(spikes, scale), *args, **kwargs)
+    if scale.numel() == 1 and type(layer) is nn.Linear and not is_changed(layer):
         currents = F.linear(spikes, layer.weight)
         currents = currents * scale.to(currents.dtype)
         return currents if layer.bias is None else currents + layer.bias.to(currents.dtype)
@@ -41,23 +43,22 @@ def call_scaled(layer: Any, spikes: Tensor, scale: Tensor) -> Tensor:
         parameters = {"weight": scaled_weight(layer, scale)}
     else:
         parameters = kept(layer, (layer.weight, scale), None, lambda: {"weight": scaled_weight(layer, scale)})
-    return call_with(layer, parameters, spikes)
+    return call_with(layer, parameters, spikes, *args, **kwargs)
 
 
-def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor) -> Tensor:
-    """``norm(layer(scale * spikes))``, with the norm multiplied into the weights of a convolution, too.
+def call_normed(layer: Any, norm: Any, spikes: Tensor, scale: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """``norm(layer(scale * spikes, ...))``, with the norm multiplied into the weights of a convolution, too.
 
     That rounds otherwise than the ANN does, so it is for spikes whose ties another pass settles; in precisions below
     float32, which know currents to about a level only, it is not done.
     """
     if not _can_fold(layer, norm):
-        normed: Tensor = norm(call_scaled(layer, spikes, scale))
-        return normed
+        return norm(call_scaled(layer, spikes, scale, *args, **kwargs))
     # torch changes running statistics in training without counting it as a change; batches it does count
     statistics = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
     tensors = (layer.weight, layer.bias, scale, norm.weight, norm.bias, *statistics)
     parameters = kept(layer, tensors, norm.eps, lambda: _folded(layer, scaled_weight(layer, scale), norm))
-    return call_with(layer, parameters, spikes)
+    return call_with(layer, parameters, spikes, *args, **kwargs)
 
 
 def _can_fold(layer: Any, norm: Any) -> bool:
@@ -97,11 +98,11 @@ def normed_graph(spikes: fx.Graph, root: nn.Module) -> fx.Graph:
         source: Any = node.args[0]
         if source.target is not call_scaled or len(source.users) > 1:
             continue
-        module, train, scale = source.args
+        module, *rest = source.args
         if isinstance(root.get_submodule(str(module.target)), _ConvNd):
             with graph.inserting_before(node):
                 norm = graph.create_node("get_attr", str(node.target))
-                currents = graph.call_function(call_normed, (module, norm, train, scale))
+                currents = graph.call_function(call_normed, (module, norm, *rest), source.kwargs)
             node.replace_all_uses_with(currents)
             graph.erase_node(node)
             graph.erase_node(source)

@@ -21,7 +21,7 @@ from pascal_ext.ops import timefold
 
 _TIMEFOLD = (
     "unfold fold decode present align scale rate join_scales as_sequence only_step pick entry keep_batch keep_rows "
-    "need_ndim with_rows"
+    "need_ndim with_rows drop"
 ).split()
 _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
@@ -38,7 +38,7 @@ _OPERATORS = frozenset(
     "sub truediv xor".split()
 )
 _NAMED_TUPLE = "namedtuple"
-_MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "operator")
+_MODULES = ("torch", "torch.nn.functional", "torch._C._nn", "torch.linalg", "torch.special", "torch.fft", "operator")
 _ATOMS = (str, int, float, bool, type(None))
 
 
@@ -126,8 +126,9 @@ def function_name(function: Any) -> str:
     if is_named_tuple(function):
         return ":".join((_NAMED_TUPLE, plain, *function._fields))
     for module in _MODULES:
-        if getattr(importlib.import_module(module), plain, None) is function and function in _torch_functions():
-            return f"{module}:{plain}"
+        short = plain.removeprefix(f"{module.rpartition('.')[2]}_")  # torch.linalg.norm calls itself linalg_norm
+        if getattr(importlib.import_module(module), short, None) is function and function in _torch_functions():
+            return f"{module}:{short}"
     raise SerializationError(
         f"the network calls {function!r}, which a file cannot hold; only torch functions can be saved"
     )
@@ -159,6 +160,8 @@ def _encode(value: Any) -> Any:
         return {"node": value.name}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.memory_format):
+        return {"memory_format": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": str(value)}
     if isinstance(value, slice):
@@ -187,11 +190,11 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
     match kind:
         case "node":
             return nodes[content]
-        case "dtype":
-            dtype = getattr(torch, content, None)
-            if isinstance(dtype, torch.dtype):
-                return dtype
-            raise ValueError(f"{content!r} is no dtype")
+        case "dtype" | "memory_format":
+            named = getattr(torch, content, None)
+            if isinstance(named, getattr(torch, kind)):
+                return named
+            raise ValueError(f"{content!r} is no {kind}")
         case "device":
             return torch.device(content)
         case "slice":

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext.graph.branches import must_stay
-from pascal_ext.graph.kinds import Kind, kind_of
+from pascal_ext.graph.kinds import Kind, kind_of, kind_of_module
 from pascal_ext.network.firing import takes_place
 from pascal_ext.network.folding import call_normed
 from pascal_ext.observers import unobserved
 from pascal_ext.ops import timefold
+
+_FRESH = (Kind.WEIGHTED, Kind.NORM)  # what such layers give is memory of its own
 
 
 def overwriting_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
@@ -59,10 +61,15 @@ def _overwrite_operand(graph: fx.Graph, node: fx.Node, root: nn.Module) -> None:
 
 
 def _permission(graph: fx.Graph, before: fx.Node, *calls: fx.Node) -> fx.Node:
-    """A node that tells, when the graph runs, whether the modules that are called are unobserved."""
+    """A node that tells, when the graph runs, whether what the modules that are called give may be overwritten."""
     with graph.inserting_before(before):
         modules = [graph.create_node("get_attr", str(node.target)) for node in calls if node.op == "call_module"]
-        return graph.call_function(unobserved, tuple(modules))
+        return graph.call_function(may_overwrite, tuple(modules))
+
+
+def may_overwrite(*modules: nn.Module) -> bool:
+    """Whether no one observes ``modules``, and each is, still, one that gives memory of its own."""
+    return unobserved(*modules) and all("forward" not in vars(m) and kind_of_module(m) in _FRESH for m in modules)
 
 
 def _before_sequence(node: fx.Node) -> fx.Node | None:
@@ -79,7 +86,7 @@ def _is_fresh(value: fx.Node | None, root: nn.Module) -> bool:
     if value is None or len(value.users) != 1:
         return False
     if value.op == "call_module":
-        return kind_of(value, root) in (Kind.WEIGHTED, Kind.NORM)
+        return kind_of(value, root) in _FRESH
     return _is_sum(value) or value.target in (add, add_scaled, call_normed)
 
 

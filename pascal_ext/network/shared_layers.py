@@ -77,8 +77,8 @@ def fires_as_counted(neuron: nn.Module) -> bool:
 
 def counts_of(references: tuple[Reference, ...], index: int) -> Tensor:
     """The counts of a layer, [N, ...], in floating point that holds them."""
-    counts, dtype = references[index]
-    return counts.to(accumulation_dtype(dtype))
+    reference = references[index]
+    return reference.counts.to(accumulation_dtype(reference.dtype))
 
 
 def train_of_layer(neuron: Any, counts: Tensor, references: tuple[Reference, ...], index: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,10 +24,12 @@ from pascal_ext.network.overwriting import overwriting_graph
 from pascal_ext.network.presentation import batch_ndim, presented
 from pascal_ext.network.settings import NetworkSettings
 from pascal_ext.network.shared_layers import continuing_graph, fires_as_counted, first_neurons
-from pascal_ext.observers import is_transformed, is_watched, unobserved
+from pascal_ext.observers import is_symbolic, is_watched, unobserved
 from pascal_ext.ops import timefold
 from pascal_ext.ops.pasc_if import Reference
 from pascal_ext.plan import LevelPlan
+
+_GRAPHS = ("_counts_graph", "_spikes_graph")
 
 
 class SpikingNetwork(NetworkSettings):
@@ -89,12 +92,12 @@ class SpikingNetwork(NetworkSettings):
     def _compile(self) -> None:
         counts = overwriting_graph(pooling_graph(self._counts_graph, self), self)
         self._run_counts = function_of(answering_graph(counts, self))
-        self._run_references = function_of(reference_graph(counts, self))
         spikes, continuing = self._spikes_graph, normed_graph(continuing_graph(self._spikes_graph, self), self)
+        self._first_neurons = first_neurons(continuing)
+        self._run_references = function_of(reference_graph(counts, self, self._first_neurons))
         self._run_spikes, self._run_continuing = (
             function_of(overwriting_graph(pooling_graph(graph, self), self)) for graph in (spikes, continuing)
         )
-        self._first_neurons = first_neurons(continuing)
         self._mixing = chunking.mixing(self._spikes_graph, self)
         self._holds_samples = chunking.holds_samples(self._spikes_graph)
         self._batch_ndim = batch_ndim(self._counts_graph, self)
@@ -119,7 +122,7 @@ class SpikingNetwork(NetworkSettings):
             return pytree.tree_map_only(Tensor, finish, outputs)
         references = self._references(means) if self._settles else None
         noticed = self._is_noticed()
-        continues = references is not None and not noticed and self._continues((args, kwargs))
+        continues = references is not None and not noticed and self._continues((args, kwargs), references)
         size = batch if noticed else self._piece(batch, means, references, continues)
         if size == batch:
             return self._simulate((args, kwargs), batch, references, continues)
@@ -138,16 +141,13 @@ class SpikingNetwork(NetworkSettings):
         outputs = run(self, batch, references, *inputs[0], **inputs[1])
         return pytree.tree_map_only(Tensor, finish, outputs)
 
-    def _continues(self, inputs: Any) -> bool:
+    def _continues(self, inputs: Any, references: tuple[Reference, ...]) -> bool:
         """Whether the spikes can go on behind the first neurons, see :mod:`pascal_ext.network.shared_layers`.
 
         Not in autocast, where the dtype of a layer's spikes says nothing of what a max pool makes of them; and not of
-        NaN, which counts cannot hold. On an accelerator that is not looked for: the host would have to wait.
+        NaN, which counts cannot hold.
         """
-        if torch._C._is_any_autocast_enabled():
-            return False
-        leaves = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.device.type == "cpu"]
-        if not torch.compiler.is_compiling() and any(bool(x.isnan().any()) for x in leaves):
+        if torch._C._is_any_autocast_enabled() or any(reference.has_nan for reference in references):
             return False
         if self._step_mode == "m" and any(len(x) != 1 for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)):
             return False
@@ -178,7 +178,7 @@ class SpikingNetwork(NetworkSettings):
 
     def _is_noticed(self) -> bool:
         """Whether anyone could notice that layers are called more or less than once for a batch, or ask for values."""
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or self.training or is_watched() or is_transformed():
+        if is_symbolic() or self.training or is_watched():
             return True
         return not unobserved(*self.modules())
 
@@ -268,14 +268,22 @@ class SpikingNetwork(NetworkSettings):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *found)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if not key.startswith("_run_")}
-        return {**state, **{key: graph_to_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
+        return {**self._plain_state(), **{key: graph_to_dict(vars(self)[key]) for key in _GRAPHS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(
-            {**state, **{key: graph_from_dict(state[key]) for key in ("_counts_graph", "_spikes_graph")}}
-        )
+        super().__setstate__({**state, **{key: graph_from_dict(state[key]) for key in _GRAPHS}})
         self._compile()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Also of networks that call functions which no file could hold."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        nn.Module.__setstate__(twin, copy.deepcopy(self._plain_state(), memo))
+        twin._compile()
+        return twin
+
+    def _plain_state(self) -> dict[str, Any]:
+        """What a copy starts from: not the code that is made of it, nor that of ``compile()``, which calls ``self``."""
+        return {k: v for k, v in vars(self).items() if not k.startswith("_run_") and k != "_compiled_call_impl"}
 
 
 def _has_signs_of(saved: Tensor, threshold: Tensor) -> bool:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _ntuple
 
-from pascal_ext.observers import is_watched
+from pascal_ext.observers import is_symbolic, is_watched
 
 Sizes = int | tuple[int, ...]
 _TORCHS: dict[int, Callable[..., Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
@@ -65,9 +65,7 @@ def _can_separate(x: Tensor, windows: list[Window], ceil_mode: bool) -> bool:
     as nobody counts operations, or records or transforms them; and where torch would not refuse.
     """
     plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.is_contiguous() and x.numel() > 0
-    if not plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    if torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() or is_watched() or x.ndim <= len(windows):
+    if not plain or torch.is_grad_enabled() or is_symbolic() or is_watched() or x.ndim <= len(windows):
         return False
     lengths = x.shape[-len(windows) :]
     return all(

@@ -21,9 +21,12 @@ def as_threshold(value: Tensor | float) -> Tensor:
     """A new tensor, scalar or [C], from what a user gave as a threshold.
 
     Raises:
-        InvalidArgumentError: it is zero somewhere, not finite, or of more than one dimension.
+        InvalidArgumentError: it is no number or tensor, zero somewhere, not finite, or of more than one dimension.
     """
-    threshold = torch.as_tensor(value).detach().clone()
+    try:
+        threshold = torch.as_tensor(value).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(f"threshold must be a number or a tensor, got {value!r:.80}") from error
     if not threshold.is_floating_point():
         threshold = threshold.to(torch.get_default_dtype())
     if threshold.ndim > 1 or threshold.numel() == 0:

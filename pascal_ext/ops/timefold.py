@@ -34,6 +34,15 @@ def fold(x_seq: Tensor) -> Tensor:
     return x_seq.flatten(0, 1)
 
 
+def drop(dropout: Any, x: Tensor, batch: int) -> Tensor:
+    """What a dropout makes of a folded tensor: in training, what it drops, it drops at all timesteps of a sample."""
+    if not dropout.training or x.shape[0] == batch:
+        same: Tensor = dropout(x)
+        return same
+    x_seq = unfold(x, batch)
+    return fold(x_seq * dropout(torch.ones_like(x_seq[0])))
+
+
 def mean(x_seq: Tensor) -> Tensor:
     """[T, N, ...] -> [N, ...]; of one step, which need not be floating point, that step."""
     return x_seq[0] if x_seq.shape[0] == 1 else x_seq.mean(0)

@@ -24,6 +24,7 @@ _ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100)
 _STOCK_LINES = ({"ls": (0, (1, 1.6)), "marker": "o"}, {"ls": (0, (4, 2)), "marker": "^"}, {"ls": "-", "marker": "s"})
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names may have a $
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pascal_ext.data import batches, call
 from pascal_ext.energy import HOROWITZ_45NM, measure
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.network.spiking_network import SpikingNetwork
+from pascal_ext.observers import evaluating
 from pascal_ext.reports.report import Layer, Raster, Report
 from pascal_ext.verification.recording import mean_spikes, spike_trains
 from pascal_ext.verification.verify import verify
@@ -29,7 +30,8 @@ def network_report(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any
     Args:
         ann: the ReLU or QCFS network that ``snn`` was converted from.
         snn: the converted network.
-        dataloader: batches that can be gone through several times; with labels, where the accuracy is to be told.
+        dataloader: batches that can be gone through several times; with classes, [N] for outputs [N, C]
+            or [N, ...] for [N, C, ...], where the accuracy is to be told.
         name: what the page calls the network.
 
     Raises:
@@ -84,16 +86,24 @@ def _costs(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any]) -> di
 
 @torch.no_grad()
 def _score(snn: SpikingNetwork, dataloader: Iterable[Any]) -> tuple[int, int]:
-    """(right predictions, samples with a class label)."""
+    """(right predictions, predictions with a class to compare them with)."""
     right = labelled = 0
-    with snn.configured(step_mode="s"):
+    with evaluating(snn), snn.configured(step_mode="s"):
         for batch in batches(dataloader, snn):
             answer, target = call(snn, batch), batch.target
-            answers = isinstance(answer, torch.Tensor) and answer.ndim == 2
-            if answers and isinstance(target, torch.Tensor) and target.ndim == 1:
-                right += int((answer.argmax(1) == target).sum())
-                labelled += len(target)
+            if _are_classes(target, answer):
+                known = target >= 0  # a negative number stands for no class, as -100 in torch's losses
+                right += int((answer.argmax(1) == target)[known].sum())
+                labelled += int(known.sum())
     return right, labelled
+
+
+def _are_classes(target: Any, answer: Any) -> bool:
+    """Whether ``target`` has one integer for each place of the class scores ``answer``, [N, C, ...]."""
+    if not isinstance(answer, Tensor) or not isinstance(target, Tensor) or answer.ndim < 2 or answer.shape[1] < 2:
+        return False
+    whole = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    return whole and target.shape == (len(answer), *answer.shape[2:])
 
 
 def _raster(snn: SpikingNetwork, dataloader: Iterable[Any]) -> Raster:

@@ -101,11 +101,15 @@ class Report:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON text; also written to ``path`` where one is given."""
+        """The report as JSON text; also written to ``path`` where one is given.
+
+        Raises:
+            InvalidArgumentError: the file cannot be written.
+        """
         data = {"format": "pascal-ext report", "version": FORMAT_VERSION, **dataclasses.asdict(self)}
         text = json.dumps(data, ensure_ascii=False)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            _write(path, text + "\n")
         return text
 
     @classmethod
@@ -113,12 +117,12 @@ class Report:
         """Read a report from JSON text, or from a file (a :class:`~pathlib.Path`, or a string that is not JSON).
 
         Raises:
-            InvalidArgumentError: it is not a report, or one of a newer version.
+            InvalidArgumentError: it is not a report, or one of a newer version, or the file cannot be read.
         """
         if isinstance(source, Path) or not source.lstrip().startswith("{"):
             try:
                 source = Path(source).read_text(encoding="utf-8")
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: it is not UTF-8, or no name of a file
                 raise InvalidArgumentError(f"cannot read the report {str(source)!r}: {error}") from None
         try:
             data: dict[str, Any] = json.loads(source)
@@ -140,15 +144,23 @@ class Report:
         """The page: one HTML document, light and dark, with nothing to load; also written to ``path`` where given.
 
         Raises:
+            InvalidArgumentError: the file cannot be written.
             MissingExtraError: matplotlib or jinja2 is not installed.
         """
         page = template("report.html.j2")  # before the work of drawing
         plots = {
             "accuracy": figures.accuracy_figure(self.methods, self.ann_accuracy, self.samples) if self.methods else "",
             "levels": figures.levels_figure(self.layers) if self.layers else "",
-            "raster": figures.raster_figure(self.raster) if self.raster else "",
+            "raster": figures.raster_figure(self.raster) if self.raster and self.raster.trains else "",
         }
         text: str = page.render(report=self, plots=plots)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            _write(path, text)
         return text
+
+
+def _write(path: str | Path, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot write the report {str(path)!r}: {error}") from None

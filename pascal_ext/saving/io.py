@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import numbers
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pascal_ext.ops.pasc_if import check_backend
 _logger = logging.getLogger("pascal_ext")
 FORMAT_VERSION = 1
 _HEADER = "pascal_ext"
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # dimensions -> the memory format
 _ATTENTION_BIASES = {"bias": "in_proj_bias", "add_bias_kv": "bias_k"}  # option -> the parameter that tells it
 
 
@@ -76,6 +78,7 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
     loose = ["", *containers]
     parameters = dict(snn.named_parameters(remove_duplicate=False))
     first = {id(parameter): name for name, parameter in reversed(parameters.items())}
+    state = snn.state_dict()
     structure = {
         "version": FORMAT_VERSION,
         "counts_graph": graph_to_dict(snn.counts_graph),
@@ -84,6 +87,7 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "parameters": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_parameters(recurse=False)],
         "buffers": [_join(c, n) for c in loose for n, _ in snn.get_submodule(c).named_buffers(recurse=False)],
         "tied": {name: first[id(p)] for name, p in parameters.items() if first[id(p)] != name},
+        "channels_last": [name for name, tensor in state.items() if _is_channels_last(tensor)],
         "frozen": [name for name, parameter in parameters.items() if not parameter.requires_grad],
         "latency": snn.latency,
         "analog_nodes": list(snn.analog_nodes),
@@ -92,7 +96,7 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
         "settle_ties": snn.settle_ties,
         "chunk": snn.chunk,
     }
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in snn.state_dict().items()}
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     try:
         save_file(tensors, path, metadata={_HEADER: json.dumps(structure)})
     except (OSError, SafetensorError) as error:
@@ -116,7 +120,12 @@ def load(
 
     Raises:
         SerializationError: the file is missing, damaged, not a network, or of a newer version.
+        InvalidArgumentError: there is no such device here.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that was built without CUDA
+        raise InvalidArgumentError(f"device={str(device)!r} cannot be used here: {error}") from error
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = (file.metadata() or {}).get(_HEADER)
@@ -142,6 +151,8 @@ def load(
 def _network(
     structure: dict[str, Any], tensors: dict[str, Tensor], neuron: type[PascIF], network: type[SpikingNetwork]
 ) -> SpikingNetwork:
+    for name in structure.get("channels_last", ()):
+        tensors[name] = tensors[name].contiguous(memory_format=_CHANNELS_LAST[tensors[name].ndim])
     root = nn.Module()
     for name, config in structure["modules"].items():
         _set(root, name, _build(config, neuron))
@@ -163,6 +174,11 @@ def _network(
     snn.execution, snn.step_mode = structure["execution"], structure["step_mode"]
     snn.settle_ties, snn.chunk = structure["settle_ties"], structure.get("chunk", "auto")
     return snn
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    memory_format = None if tensor.is_contiguous() else _CHANNELS_LAST.get(tensor.ndim)
+    return memory_format is not None and tensor.is_contiguous(memory_format=memory_format)
 
 
 def _check_target(root: nn.Module, path: str, op: str) -> None:
@@ -189,10 +205,28 @@ def _torch_config(name: str, module: nn.Module) -> dict[str, Any]:
             value = value is not None
         elif isinstance(module, nn.MultiheadAttention) and option in _ATTENTION_BIASES:
             value = getattr(module, _ATTENTION_BIASES[option]) is not None
-        if not isinstance(value, (int, float, str, bool, tuple, list, type(None))):
-            raise SerializationError(f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r}")
-        options[option] = value
+        try:
+            options[option] = _plain(value)
+        except TypeError as error:
+            raise SerializationError(
+                f"layer {name!r} ({type(module).__name__}) cannot be saved: option {option!r} {error}"
+            ) from None
     return {"class": kind, "options": options}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON knows it; numbers may be NumPy's.
+
+    Raises:
+        TypeError: it is, or holds, something else.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    raise TypeError(f"is a {type(value).__name__}")
 
 
 def _constructor_options(module: nn.Module) -> list[tuple[str, inspect.Parameter]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pascal_ext.data import batches, call
 from pascal_ext.network.spiking_network import SpikingNetwork
+from pascal_ext.observers import evaluating
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def _observed(network: SpikingNetwork, observe: Callable[[str, Tensor], None]) -
         for name, neuron in network.neurons.items()
     ]
     try:
-        with network.configured(execution="spikes", step_mode="s"):
+        with evaluating(network), network.configured(execution="spikes", step_mode="s"):
             yield
     finally:
         for handle in handles:
@@ -33,7 +34,8 @@ def mean_spikes(network: SpikingNetwork, dataloader: Iterable[Any]) -> dict[str,
     """Layer name -> spikes that a neuron of the layer emits for one sample, on average; between 0 and its levels.
 
     Args:
-        network: a converted network; it is run in "spikes" execution and single-step mode, and left as it was.
+        network: a converted network; it is run in evaluation mode, "spikes" execution and single-step mode, and left as
+            it was.
         dataloader: see :func:`pascal_ext.data.batches`.
     """
     spikes: dict[str, float] = dict.fromkeys(network.neurons, 0.0)
@@ -54,7 +56,8 @@ def spike_trains(network: SpikingNetwork, *args: Any, neurons: int = 24, **kwarg
     """Layer name -> the train, [levels][neurons] of 0 and 1, of the first sample of ``args`` in every layer.
 
     Args:
-        network: a converted network; it is run in "spikes" execution and single-step mode, and left as it was.
+        network: a converted network; it is run in evaluation mode, "spikes" execution and single-step mode, and left as
+            it was.
         args, kwargs: what the network is called with.
         neurons: at most how many neurons of each layer are kept: evenly spaced over the flattened layer.
     """

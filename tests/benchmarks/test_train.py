@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import pascal_ext
 from benchmarks import data
+from benchmarks.lightning_cpu import L
 from benchmarks.models import build
 from benchmarks.models.checkpoints import load_qcfs, load_relu
 from benchmarks.train import training
@@ -254,6 +255,15 @@ def test_an_interrupted_run_goes_on_as_it_would_have(
     assert same(resumed(run, tree, tmp_path / "cut", 1, monkeypatch), whole)
 
 
+def test_every_epoch_is_kept(run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of runs that are validated seldom."""
+    monkeypatch.setitem(QUIET, "check_val_every_n_epoch", 10)
+    whole = trained(run, tree, tmp_path / "whole")
+    assert same(resumed(run, tree, tmp_path / "cut", 1, monkeypatch), whole)
+    steps = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=False)["global_step"]
+    assert steps == torch.load(tmp_path / "whole" / "last.ckpt", weights_only=False)["global_step"]
+
+
 def test_only_the_same_run_is_resumed(run: Run, tree: Path, tmp_path: Path) -> None:
     trained(run, tree, tmp_path / "out")
     other = dataclasses.replace(run, levels="2", seed=1)
@@ -392,3 +402,21 @@ def test_the_command_adds_a_row(tree: Path, tmp_path: Path, tiny: str, weights: 
     result = CliRunner().invoke(application(), [*command, "--dataset", "mnist"])
     assert result.exit_code == 1
     assert "error: no data set 'mnist'; choose one of" in result.output
+
+
+def test_a_step_leaves_each_threshold_its_sign_and_a_part_of_its_size(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = pascal_ext.replace_activations(build(tiny, 10))
+    first, *others = qcfs_layers(student).values()
+    first.threshold = nn.Parameter(torch.zeros(6))
+    stepped = torch.tensor([-3.0, -0.05, 1.0, 3.0, 0.05, -1.0])
+    for share, expected in ((0.05, [-3.0, -0.1, -0.1, 3.0, 0.1, 0.1]), (0.0, [-3.0, -0.05, 0.0, 3.0, 0.05, 0.0])):
+        first.threshold.data = torch.tensor([-2.0, -2.0, -2.0, 2.0, 2.0, 2.0])
+        module = FineTuning(student, SOURCE, Recipe(threshold_floor=share))
+        module.on_fit_start()
+        with monkeypatch.context() as patch:
+            patch.setattr(L.LightningModule, "optimizer_step", lambda _: first.threshold.data.copy_(stepped))
+            module.optimizer_step()
+        torch.testing.assert_close(first.threshold.data, torch.tensor(expected), rtol=0, atol=1e-7)
+        assert all((layer.threshold > 0).all() for layer in others)

@@ -16,7 +16,7 @@ from torch import nn
 
 import pascal_ext
 from pascal_ext.command import cli, specs
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, SerializationError
 from pascal_ext.plan import LevelPlan
 
 MODULE = """
@@ -268,3 +268,80 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
     assert all(command in shown for command in ("demo", "convert", "allocate", "reconstruct", "verify", "report"))
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "suffix"),
+    [("reconstruct", "weights.pt", ".safetensors"), ("report", "page.json", ".html"), ("report", "slow.json", ".html")],
+)
+def test_a_file_that_says_something_else_is_refused_before_the_work(
+    project: Path, capsys: pytest.CaptureFixture[str], command: str, output: str, suffix: str
+) -> None:
+    (project / "slow.py").write_text("raise AssertionError('the work has begun')")
+    (project / "slow.json").write_text("a report")
+    arguments = ("slow.json",) if command == "report" else ("slow:model", "--data", "slow:data")
+    assert run(command, *arguments, "--output", output) == 2
+    assert f"{output!r} must end in {suffix}" in re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert (project / "slow.json").read_text() == "a report"
+
+
+@pytest.mark.parametrize("output", ["x" * 300, "its_own.py/file"])
+def test_no_name_of_a_file_is_a_traceback(project: Path, capsys: pytest.CaptureFixture[str], output: str) -> None:
+    for command in ("convert", "allocate", "reconstruct"):
+        assert run(command, "its_own:model", "--data", "its_own:data", "--output", output) == 2
+        assert "cannot be written" in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_weights_that_cannot_be_written(project: Path) -> None:
+    with pytest.raises(SerializationError, match="cannot write the weights"):
+        specs.save_weights(own_model(), project / "missing" / "weights.safetensors")
+
+
+@pytest.mark.parametrize("option", ["model", "data"])
+@pytest.mark.parametrize("body", ["def made(width): ...", "def made(): return {}['width']"])
+def test_a_factory_that_fails_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], option: str, body: str
+) -> None:
+    (project / "factory.py").write_text(body)
+    sys.modules.pop("factory", None)
+    given = {"model": "its_own:model", "data": "its_own:data"} | {option: "factory:made"}
+    assert run("convert", given["model"], "--data", given["data"], "--output", "snn.safetensors") == 2
+    error = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "'factory:made' failed when it was called without arguments" in error
+    assert "width" in error
+
+
+def test_a_folder_whose_images_make_no_batch(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    folder = project / "images" / "class"
+    folder.mkdir(parents=True)
+    for name, size in (("a", (8, 8)), ("b", (8, 10))):
+        image.new("RGB", size).save(folder / f"{name}.png")
+    arguments = ("its_own:model", "--data", "images", "--output", "snn.safetensors")
+    for more in ((), ("--limit", "2"), ("--mean", "0.5", "--std", "0.5")):
+        assert run("convert", *arguments, *more) == 2
+        error = re.sub(r"\s+", " ", capsys.readouterr().err)
+        assert "a.png' has 8×8 pixels and" in error
+        assert "b.png' has 8×10 pixels: give --image-size" in error
+    assert [tuple(images.shape) for images, _ in specs.load_data("images", batch_size=1)] == [
+        (1, 3, 8, 8),
+        (1, 3, 10, 8),
+    ]
+    broken = (folder / "a.png").read_bytes()
+    for content in (broken[:40], b"no image"):
+        (folder / "a.png").write_bytes(content)
+        assert run("convert", *arguments, "--image-size", "8") == 2
+        assert "cannot read the image 'images/class/a.png'" in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_two_networks_of_one_name_are_refused() -> None:
+    assert specs.parse_networks("--network", ["a=x:4", "b=y"]) == {"a": (Path("x"), "4"), "b": (Path("y"), "")}
+    with pytest.raises(InvalidArgumentError, match="--network gives 'a' twice"):
+        specs.parse_networks("--network", ["a=x:4", "b=y", "a=y:8"])
+
+
+def test_the_demo_needs_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn", reason="the demo's data comes with scikit-learn")
+    assert run("demo", "--output", "its_own.py") == 2
+    assert "output='its_own.py' cannot be a folder" in re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert (project / "its_own.py").read_text() == MODULE

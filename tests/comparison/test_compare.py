@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pascal_ext
 from pascal_ext.adapters.spikingjelly import stock
-from pascal_ext.comparison import given, rows
+from pascal_ext.comparison import given, rows, tables
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 
 pytest.importorskip("jinja2")
@@ -305,3 +305,35 @@ def test_where_every_method_refuses_there_is_nothing_to_report(batches: Batches,
         pascal_ext.compare(Odd(), batches, batches, tmp_path, methods=["pascal-free-4"], measure="accuracy")
     (row,) = rows.read(tmp_path / "rows.jsonl")
     assert "refused" in row
+
+
+def test_a_calibration_loader_that_shuffles_is_named_where_nothing_can_go_on(
+    model: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    shuffled = DataLoader(TensorDataset(*map(torch.cat, zip(*batches, strict=True))), 30, shuffle=True)
+    options: dict[str, Any] = {"methods": ["pascal-free-4"], "measure": "accuracy"}
+    pascal_ext.compare(model, shuffled, batches, tmp_path, **options)
+    with pytest.raises(InvalidArgumentError, match="the calibration loader gives other images each time: give one"):
+        pascal_ext.compare(model, shuffled, batches, tmp_path, **options)
+
+
+@pytest.mark.parametrize("row", ['{"a": 1}', "123", '{"suite": [], "model": 1, "data": 2}'])
+def test_rows_of_something_else_are_left_alone(model: nn.Module, batches: Batches, tmp_path: Path, row: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    with pytest.raises(InvalidArgumentError, match=r"rows\.jsonl' holds rows of something else"):
+        pascal_ext.compare(model, batches, batches, tmp_path, methods=["pascal-free-4"], measure="accuracy")
+    assert (tmp_path / "rows.jsonl").read_text() == row + "\n"
+
+
+def test_names_of_networks_are_shown_as_they_are(model: nn.Module, batches: Batches, tmp_path: Path) -> None:
+    tuned = pascal_ext.calibrate(pascal_ext.replace_activations(model.eval(), 4), batches)
+    networks = {"a|b": tuned, r"$\no$": tuned}
+    found = pascal_ext.compare(
+        model, batches, batches, tmp_path, networks=networks, methods=["qcfs-if", "pascal"], timesteps=2,
+        measure="accuracy", data="noise",
+    )  # fmt: skip
+    assert {curve.network for curve in found.curves} == set(networks)
+    assert r"$\no$" in (tmp_path / "sequential-noise-steps.svg").read_text(encoding="utf-8")
+    rows_of_table = [line for line in tables.accuracy_table(found).splitlines() if r"a\|b" in line]
+    width = tables.accuracy_table(found).splitlines()[0].count("|")
+    assert [line.replace(r"\|", "").count("|") for line in rows_of_table] == [width, width]

@@ -63,6 +63,21 @@ def column_by_column(m: Any, x: Tensor) -> Tensor:
     return m.b(torch.stack(columns, dim=3))
 
 
+def as_many_features_as_there_are(m: Any, x: Tensor) -> Tensor:
+    s = relu(m.a(x))
+    features = 1
+    for size in s.size()[1:]:
+        features *= size
+    *_, height, width = s.shape
+    return m.b(s.view(-1, features).view(*s.shape[:2], height, width))
+
+
+def in_the_type_of_the_weights(m: Any, x: Tensor) -> Tensor:
+    if x.dtype != m.a.weight.dtype:
+        x = x.to(m.a.weight.dtype)
+    return m.b(relu(m.a(x)))
+
+
 MODELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     function.__name__: function
     for function in (
@@ -72,6 +87,8 @@ MODELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
         as_often_as_it_is_high,
         cropped_to_the_other,
         column_by_column,
+        as_many_features_as_there_are,
+        in_the_type_of_the_weights,
     )
 }
 OTHER_WAYS = {

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
-from pascal_ext import convert, load, replace_activations, save
+from pascal_ext import QCFS, convert, load, replace_activations, save
 from pascal_ext.activations import qcfs_layers, relu_layers
 from pascal_ext.errors import TracingError
 from pascal_ext.graph.tracing import trace
@@ -199,6 +199,32 @@ def test_models_that_cannot_be_copied() -> None:
 def test_names_that_graphs_need() -> None:
     with pytest.raises(TracingError, match=r"\['graph', 'code'\].*rename"):
         trace(Net(lambda m, x: m.graph(m.code(x)), graph=nn.ReLU(), code=nn.ReLU()))
+
+
+def test_names_that_are_words_of_python() -> None:
+    layers = nn.ModuleDict({"in": nn.Linear(3, 3), "class": nn.Identity()})
+    with pytest.raises(TracingError, match=r"\['class', 'in'\], words of Python.*rename"):
+        trace(Net(lambda m, x: m.layers["in"](x), layers=layers))
+
+
+def test_an_activation_is_no_model() -> None:
+    with pytest.raises(TracingError, match=r"nn\.Sequential\(qcfs\)"):
+        convert(QCFS(4))
+
+
+def test_activations_that_a_model_keeps() -> None:
+    """With their gradient functions, in whatever container, as those who look at features do."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        m.seen["last"] = [m.a(x)]
+        return F.relu(m.seen["last"][0])
+
+    model = Net(forward, a=nn.Linear(3, 3))
+    model.seen = {}  # type: ignore[assignment]
+    x = torch.randn(2, 3)
+    kept = model(x)
+    assert torch.equal(trace(model)(x), kept)
+    assert model.seen["last"][0].grad_fn is not None
 
 
 def test_item_assignment_is_refused() -> None:

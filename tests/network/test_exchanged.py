@@ -162,3 +162,37 @@ def test_several_weights_at_once(x: Tensor) -> None:
         expected = [functional_call(qcfs, {"2.weight": weight}, (x,)) for weight in weights]
         torch.testing.assert_close(found, torch.stack(expected))
         torch.testing.assert_close(snn(x), qcfs(x))
+
+
+class _Wrapped(nn.Module):
+    """As a layer with low-rank adaptation is."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.layer(x)
+
+
+@pytest.mark.parametrize("name", ["2", "6"], ids=["convolution", "linear"])
+@pytest.mark.parametrize("thresholds", [0.5, torch.linspace(0.4, 0.6, 8)], ids=["scalar", "per channel"])
+def test_other_layers_in_the_place_of_those_that_read_spikes(name: str, thresholds: Any, x: Tensor) -> None:
+    qcfs = two_convolutions()
+    qcfs[3] = QCFS(4, thresholds)
+    qcfs[4] = nn.Identity()
+    qcfs[6] = nn.Linear(128, 5)
+    snn = convert(qcfs)
+    for network in (qcfs, snn):
+        network.set_submodule(name, _Wrapped(network.get_submodule(name)))
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x), qcfs(x))
+
+
+def test_an_exchanged_forward_is_called(x: Tensor) -> None:
+    snn = convert(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), QCFS(4), nn.Linear(8, 5)))
+    layer: Any = snn.get_submodule("3")
+    with torch.no_grad():
+        before = snn(x)
+        layer.forward = lambda spikes: nn.Linear.forward(layer, spikes) + 100
+        torch.testing.assert_close(snn(x), before + 100)

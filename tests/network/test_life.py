@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import gc
 import linecache
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils import prune
 
 from pascal_ext import QCFS, convert
+from pascal_ext.errors import SerializationError
 from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.neuron import PascIF
-from tests.cases import assert_close, quantised
+from tests.cases import Net, assert_close, quantised
 from tests.zoo import EXACT, network
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* is dead")
@@ -39,7 +42,7 @@ def test_copies_are_independent(x: Tensor) -> None:
         assert not torch.equal(twin(x), before)
 
 
-@pytest.mark.parametrize("change", ["weight", "threshold", "load_state_dict", "data", "to and back"])
+@pytest.mark.parametrize("change", ["weight", "threshold", "load_state_dict", "data", "to and back", "step"])
 def test_scaled_weights_follow_changes(change: str, x: Tensor) -> None:
     """The products of weights and thresholds are kept from call to call, but not longer than they are true."""
     qcfs, snn = network("norm after")
@@ -55,6 +58,10 @@ def test_scaled_weights_follow_changes(change: str, x: Tensor) -> None:
         elif change == "load_state_dict":
             snn.load_state_dict({**state, "b.weight": state["b.weight"] * 2})
             qcfs.get_submodule("b").weight.mul_(2)
+        elif change == "step":  # of a fused optimizer, which does not count what it changes
+            for weight in (snn.get_parameter("b.weight"), qcfs.get_parameter("b.weight")):
+                weight.grad = torch.ones_like(weight)
+                torch.optim.SGD([weight], lr=0.1, fused=True).step()
         elif change == "data":
             snn.get_submodule("b").weight.data = state["b.weight"] * 2
             qcfs.get_submodule("b").weight.mul_(2)
@@ -182,6 +189,129 @@ def test_sources_go_with_their_network() -> None:
     del snn
     gc.collect()
     assert sources() == before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda snn: pickle.loads(pickle.dumps(snn))])
+def test_copies_of_a_compiled_network(copied: Callable[[SpikingNetwork], SpikingNetwork], x: Tensor) -> None:
+    """``compile()`` compiles the network that it is called on; a copy's weights are its own."""
+    _, snn = network()
+    snn.compile(backend="eager")
+    twin = copied(snn)
+    with torch.no_grad():
+        assert torch.equal(twin(x), snn(x))
+        for parameter in twin.parameters():
+            parameter.zero_()
+        assert_close(twin(x), twin.forward(x))
+        assert not torch.equal(twin(x), snn(x))
+
+
+def test_copies_of_what_no_file_could_hold(x: Tensor) -> None:
+    snn = convert(Net(lambda m, x: torch.relu(whitened(x))), [x], on_unsupported="analog", progress=False)
+    assert torch.equal(copy.deepcopy(snn)(x), snn(x))
+    with pytest.raises(SerializationError, match="whitened"):
+        pickle.dumps(snn)
+
+
+@fx.wrap
+def whitened(x: Tensor) -> Tensor:
+    return x - x.mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_weights_that_hooks_make(execution: str, x: Tensor) -> None:
+    """Pruned ones, in another precision and after a change: every pass makes them anew, as the ANN does."""
+    qcfs, _ = network("norm after")
+    prune.random_unstructured(qcfs.get_submodule("b"), "weight", 0.5)
+    snn = convert(qcfs.float(), execution=execution).double()
+    qcfs.double()
+    with torch.no_grad():
+        assert_close(snn(x), qcfs(x))
+        for model in (snn, qcfs):
+            model.get_parameter("b.weight_orig").mul_(-2)
+        assert_close(snn(x), qcfs(x))
+    assert snn.ties == 0
+
+
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_hooks_of_gradients_fire_at_every_layer(execution: str, x: Tensor) -> None:
+    _, snn = network("flatten")
+    snn.execution = execution
+    layers = {name: module for name, module in snn.named_modules() if name and not any(module.children())}
+    seen: list[str] = []
+    for name, layer in layers.items():
+        layer.register_full_backward_hook(lambda *_, name=name: seen.append(name))
+        layer.register_full_backward_pre_hook(lambda *_, name=name: seen.append(name))
+    snn(x.requires_grad_()).sum().backward()
+    assert sorted(seen) == sorted([*layers, *layers])
+
+
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_layers_that_are_not_numbers_any_more(execution: str, x: Tensor) -> None:
+    """NaN in a weight, as of a training that has diverged, is not silenced."""
+    qcfs, snn = network("norm after")
+    snn.execution = execution
+    with torch.no_grad():
+        for model in (qcfs, snn):
+            model.get_parameter("a.weight")[0, 0, 0, 0] = torch.nan
+        assert torch.equal(snn(x).isnan(), qcfs(x).isnan())
+        assert snn(x).isnan().any()
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout(0.5), nn.Dropout2d(0.5)])
+def test_dropout_in_training(dropout: nn.Module) -> None:
+    """The same is dropped in both executions, and at all timesteps, so that a max pool behind it is exact, too."""
+    layers = [nn.Conv2d(3, 8, 3), QCFS(3, torch.linspace(0.5, 1.0, 8)), dropout, nn.MaxPool2d(2), nn.Conv2d(8, 2, 1)]
+    qcfs = nn.Sequential(*layers, dropout).double().train()
+    snn = convert(qcfs).train()
+    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    for execution in ("spikes", "counts"):
+        snn.execution = execution
+        torch.manual_seed(1)
+        expected = qcfs(x)
+        torch.manual_seed(1)
+        assert_close(snn(x), expected)
+        assert not torch.equal(snn(x), snn(x))
+        assert torch.equal(snn.eval()(x), snn(x))
+        snn.train()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace")
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_recorded_for_one_batch_and_run_on_another(execution: str) -> None:
+    """On layers of several tiles, whose number the record must not hold."""
+    qcfs = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), QCFS(8, torch.rand(64) + 0.5), nn.Conv2d(64, 2, 1)).eval()
+    snn = convert(qcfs.double(), execution=execution)
+    few, more = (torch.randn(size, 3, 32, 32, dtype=torch.float64) for size in (4, 7))
+    with torch.no_grad():
+        assert_close(torch.jit.trace(qcfs, few, check_trace=False)(more), qcfs(more))
+        assert_close(torch.jit.trace(snn, few, check_trace=False)(more), qcfs(more))
+
+
+def test_tensors_are_made_where_the_network_is(x: Tensor) -> None:
+    qcfs, snn = network()
+    torch.set_default_device("meta")
+    try:
+        found = snn(x)
+    finally:
+        torch.set_default_device(None)
+    assert_close(found, qcfs(x))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of vmap
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_gradients_of_each_sample(execution: str, x: Tensor) -> None:
+    qcfs, snn = network("norm after")
+    snn.execution = execution
+    qcfs.eval()
+
+    def gradients(model: nn.Module) -> Any:
+        def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+            return torch.func.functional_call(model, weights, (x.unsqueeze(0),)).square().sum()
+
+        weights = {name: weight.detach() for name, weight in model.named_parameters() if "threshold" not in name}
+        return torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+
+    assert_close(gradients(snn), gradients(qcfs))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of vmap

@@ -106,6 +106,21 @@ def test_inputs_and_parameters_are_never_overwritten() -> None:
     assert torch.equal(snn.shift, before[1])
 
 
+@pytest.mark.parametrize("execution", ["spikes", "counts"])
+def test_layers_that_were_taken_out_overwrite_nothing(execution: str) -> None:
+    """What stands in a layer's place may hand on its input itself, which is the user's, or is read again."""
+    model = Net(lambda m, x: m.act(m.norm(x)) + m.act2(m.norm2(x)), act=QCFS(4), act2=QCFS(4), norm=nn.BatchNorm2d(3))
+    model.norm2 = nn.BatchNorm2d(3)
+    snn = convert(model.eval(), execution=execution)
+    snn.norm = nn.Identity()
+    snn.norm2.forward = lambda x: x  # type: ignore[method-assign]  # exchanged in the object
+    x = torch.randn(4, 3, 80, 80)
+    before = x.clone()
+    with torch.no_grad():
+        assert torch.equal(snn(x), 2 * QCFS(4)(before))
+    assert torch.equal(x, before)
+
+
 def test_sums_that_do_not_fit_are_made_anew() -> None:
     x, other = torch.ones(3, 1), torch.ones(3, 4)
     assert add(x, other, True).shape == (3, 4)

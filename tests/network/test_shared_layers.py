@@ -52,7 +52,7 @@ def test_the_same_answers(name: str, dtype: torch.dtype, monkeypatch: pytest.Mon
     inputs = pytree.tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, case.data())
     with torch.no_grad():
         found = tensors(snn(*inputs))
-        monkeypatch.setattr(snn, "_continues", lambda inputs: False)
+        monkeypatch.setattr(snn, "_continues", lambda *_: False)
         for ours, whole in zip(found, tensors(snn(*inputs)), strict=True):
             assert ours.dtype == whole.dtype
             assert torch.equal(ours, whole)

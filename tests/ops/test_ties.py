@@ -59,6 +59,12 @@ def test_a_tie_is_settled_either_way() -> None:
     assert int(changed) == 1
 
 
+def test_no_neurons_have_no_ties() -> None:
+    settled, changed = settle_ties(torch.ones(2, 0, 3), 1.0, 4, torch.ones(0, 3, dtype=torch.uint8))
+    assert settled.shape == (0, 3)
+    assert int(changed) == 0
+
+
 def test_the_ends_are_no_ties() -> None:
     """Nothing is below level 0 and above level L, so there a boundary's own rounding changes nothing."""
     z = torch.tensor([[-0.125, 1.125, 1.375, -5.0]])  # u = 0, 5, 6, far below
@@ -194,7 +200,7 @@ def test_planted_faults_are_not_settled() -> None:
 
         def planted(*args: Any) -> tuple[Reference, ...]:
             first, *others = run(*args)
-            return first, *(Reference(torch.zeros_like(counts), dtype) for counts, dtype in others)
+            return first, *(Reference(torch.zeros_like(r.counts), r.dtype) for r in others)
 
         snn._run_references = planted
         assert torch.equal(snn(x), right)

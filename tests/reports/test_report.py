@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,23 @@ def test_json_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["{}", "{", '{"format": "x", "version": 1}', '{"format": "pascal-ext report", "version": 9}']
 )
-def test_what_is_no_report_is_refused(text: str) -> None:
+def test_what_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="not a report"):
         Report.from_json(text)
     with pytest.raises(InvalidArgumentError, match=r"cannot read the report 'missing\.json'"):
         Report.from_json("missing.json")
+    (tmp_path / "latin.json").write_bytes(text.encode() + b"\xe9")
+    with pytest.raises(InvalidArgumentError, match=r"cannot read the report .*latin\.json'"):
+        Report.from_json(tmp_path / "latin.json")
     with pytest.raises(InvalidArgumentError, match="kind of method 'x'"):
         Method("x", "best", ())
+
+
+@pytest.mark.parametrize("write", [Report.to_json, Report.to_html])
+@pytest.mark.parametrize("path", [".", "missing/report"])
+def test_where_nothing_can_be_written(write: Callable[[Report, Path], str], path: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot write the report"):
+        write(example(methods=(), layers=(), raster=None), tmp_path / path)
 
 
 def test_the_page_is_well_formed_and_escaped(tmp_path: Path) -> None:
@@ -113,6 +124,13 @@ def test_a_page_without_measurements_layers_or_spikes() -> None:
     assert "<table" not in page
     page = example(raster=Raster({"a": [[0, 0]]})).to_html()
     assert page.count("<svg") == 3
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """A formula between two dollar signs would be drawn, or refused, in their place."""
+    layers = (Layer(r"$\no$", 4, 1.0), Layer("$x$", 2, 1.0))
+    page = example(methods=(Method("$a$ and $b$", "converted", (Point("L = 4", 4, 74, 99.0, 1),)),), layers=layers)
+    assert all(page.to_html().count(name) >= 1 for name in (r"$\no$", "$x$", "$a$ and $b$"))
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

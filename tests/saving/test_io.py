@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -382,3 +383,32 @@ def test_a_file_of_a_release_without_chunks(path: Path) -> None:
         del structure["chunk"]
 
     assert load(edited(path, forget)).chunk == "auto"
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    three = np.int64(3)
+    layers = [nn.Conv2d(1, np.int32(4), (three, 3), padding=np.int8(1)), nn.BatchNorm2d(4, eps=np.float32(1e-3))]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.AvgPool2d(three), nn.Flatten(), nn.Linear(16, 3)).eval()
+    images = torch.rand(2, 1, 6, 6)
+    snn = convert(model, [images], 4)
+    save(snn, tmp_path / "snn.safetensors")
+    assert torch.equal(load(tmp_path / "snn.safetensors")(images), snn(images))
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Conv2d, (2, 3, 6, 6)), (nn.Conv3d, (2, 3, 6, 6, 6))])
+def test_the_memory_format_comes_back(layer: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = nn.Sequential(layer(3, 4, 3), nn.ReLU(), layer(4, 4, 1), nn.ReLU(), nn.Flatten(1))
+    images = torch.rand(shape)
+    for memory_format in (torch.contiguous_format, {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]):
+        snn = convert(model, [images], 4).to(memory_format=memory_format)
+        save(snn, tmp_path / "snn.safetensors")
+        again = load(tmp_path / "snn.safetensors")
+        weights = zip(again.parameters(), snn.parameters(), strict=True)
+        assert all(ours.is_contiguous(memory_format=memory_format) for ours, _ in weights if ours.ndim > 1)
+        assert all(torch.equal(value, snn.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_a_device_that_is_not_there(path: Path) -> None:
+    for device in ("nowhere", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(InvalidArgumentError, match=f"device='{device}' cannot be used here"):
+            load(path, device=device)

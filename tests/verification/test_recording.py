@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -46,3 +48,15 @@ def test_a_network_for_sequences_is_left_as_it_was() -> None:
     snn.step_mode = "m"
     assert mean_spikes(snn, data) == expected
     assert snn.step_mode == "m"
+
+
+def test_a_network_in_training_mode_runs_in_evaluation_mode_and_keeps_its_statistics() -> None:
+    layers = [nn.Linear(6, 40), nn.ReLU(), nn.MaxPool1d(2), nn.BatchNorm1d(20), nn.Dropout(), nn.Linear(20, 8)]
+    data = [torch.randn(5, 6), torch.randn(3, 6)]
+    snn = pascal_ext.convert(nn.Sequential(*layers, nn.ReLU()).eval(), data, 4, progress=False)
+    expected = mean_spikes(snn, data), spike_trains(snn, data[0])
+    snn.train()
+    before = copy.deepcopy(snn.state_dict())
+    assert (mean_spikes(snn, data), spike_trains(snn, data[0])) == expected
+    assert all(module.training for module in snn.modules())
+    assert all(torch.equal(value, before[name]) for name, value in snn.state_dict().items())

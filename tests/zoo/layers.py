@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pascal_ext import QCFS
 from tests.cases import Case, branches, conv, net, parameter, relu
 
 
@@ -87,6 +88,15 @@ torch.manual_seed(0)  # parameters are drawn on import, after whatever other mod
 LAYERS: dict[str, Case] = {
     # activations
     "module": net(lambda m, x: m.end(m.relu(m.a(x))), a=conv(), relu=nn.ReLU(), end=conv(4, 2)),
+    "by keyword": net(
+        lambda m, x: m.end(input=m.q(z=m.bn(input=m.six(input=m.relu(input=m.a(input=x)))))),
+        a=conv(),
+        relu=nn.ReLU(),
+        six=nn.ReLU6(),
+        bn=nn.BatchNorm2d(4),
+        q=QCFS(3, 0.7),
+        end=conv(4, 2),
+    ),
     "function": net(lambda m, x: m.end(torch.relu(relu(m.a(x)) - 0.2)), a=conv(), end=conv(4, 2)),
     "method": net(lambda m, x: m.end((m.a(x).relu() - 0.2).clamp(min=0)), a=conv(), end=conv(4, 2)),
     "bounded": net(
@@ -149,6 +159,13 @@ LAYERS: dict[str, Case] = {
         a=conv(3, 6),
         b=nn.ConvTranspose2d(6, 4, 3, stride=2, groups=2, output_padding=1),
         c=nn.ConvTranspose2d(4, 8, 2, groups=4),
+    ),
+    "transposed to a size": net(
+        lambda m, x: m.c(relu(m.norm(m.b(relu(m.a(x)), output_size=x.shape[2:]))), [12, 12]),
+        a=conv(3, 6, stride=2, padding=1),
+        b=nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, groups=2),
+        norm=nn.BatchNorm2d(4),
+        c=nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1),
     ),
     "transposed 1d": net(
         lambda m, x: m.b(relu(m.a(x))), 3, 9, a=nn.ConvTranspose1d(3, 4, 3), b=nn.ConvTranspose1d(4, 2, 2)

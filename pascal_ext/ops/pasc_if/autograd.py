@@ -1,4 +1,6 @@
-"""The closed form with its straight-through gradient, written so that compilers and ``torch.export`` look into it."""
+"""The closed form with its straight-through gradient, written so that compilers, ``torch.export`` and ``torch.func``
+look into it.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,21 @@ class _Activation(torch.autograd.Function):
 
 
 class _Train(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x_seq: Tensor, threshold: Tensor, levels: int, reference: Tensor | None) -> Any:
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x_seq, threshold)
-            ctx.levels = levels
+    def forward(x_seq: Tensor, threshold: Tensor, levels: int, reference: Tensor | None) -> Any:
         if reference is None:
             return pasc_if_vectorised(x_seq, threshold, levels)
-        train, ties = pasc_if_settled(x_seq, threshold, levels, reference)
-        ctx.mark_non_differentiable(ties)
-        return train, ties
+        return pasc_if_settled(x_seq, threshold, levels, reference)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(*inputs[:2])
+            ctx.levels = inputs[2]
+        if isinstance(output, tuple):
+            ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

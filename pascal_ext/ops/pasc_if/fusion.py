@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from pascal_ext.observers import is_symbolic
 from pascal_ext.ops.pasc_if.layout import is_dense
 from pascal_ext.ops.pasc_if.selection import Backend, select
 
@@ -15,8 +15,6 @@ def fused(z: Tensor) -> Backend | None:
     Not where the data of ``z`` cannot be had (compilers, which fuse by themselves, ``torch.func``'s transformations and
     fake tensors), nor where it has gaps in memory.
     """
-    if z.device.type == "cpu" or torch.compiler.is_compiling() or not is_dense(z):
-        return None
-    if type(z) not in (Tensor, nn.Parameter) or torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack():
+    if z.device.type == "cpu" or is_symbolic() or type(z) not in (Tensor, nn.Parameter) or not is_dense(z):
         return None
     return select("auto", z)[1]

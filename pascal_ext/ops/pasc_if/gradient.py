@@ -36,14 +36,16 @@ def activation_gradient(
         Gradients with respect to ``z`` and ``threshold``, in their shapes and dtypes.
     """
     by = broadcastable(threshold, z, 1)
-    total = torch.zeros_like(by, dtype=torch.float64 if can_tile(z) else by.dtype)
-    backend = fused(z)
+    is_recorded = torch.is_grad_enabled()  # for a gradient of this gradient, which has to see every operation
+    in_tiles = can_tile(z) and not is_recorded
+    total = torch.zeros_like(by, dtype=torch.float64 if in_tiles else by.dtype)
+    backend = None if is_recorded else fused(z)
     if backend is not None and backend.gradient is not None:
         grad = grad if grad.stride() == z.stride() else torch.empty_like(z).copy_(grad)
         grad_z, slopes = torch.empty_like(z), torch.empty_like(z, dtype=by.dtype) if needs_threshold else None
         backend.gradient(grad, z, threshold, levels, grad_z, slopes)
         total = total if slopes is None else slopes.sum_to_size(by.shape)
-    elif can_tile(z):
+    elif in_tiles:
         grad_z = torch.empty_like(z)
         for scale, subtotal, above, source, target in tiles((by, total), 1, grad, z, grad_z):
             _, slope = _slopes(above, source, scale, levels, needs_threshold, out=target)
@@ -64,7 +66,8 @@ def _slopes(
     grad_z = torch.ops.aten.hardtanh_backward(grad, u, 0.5, levels + 0.5, **to)  # grad inside, else 0
     if not needs_threshold:
         return grad_z, None
-    activation = u.floor_().clamp_(0, levels).mul_(grad).mul_(1 / levels)
+    u = u.floor() if out is None else u.floor_()  # where gradients are recorded, u is needed as it was
+    activation = u.clamp_(0, levels).mul_(grad).mul_(1 / levels)
     return grad_z, activation.addcmul_(grad_z, z / threshold, value=-1)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pascal_ext.observers import is_transformed
 from pascal_ext.ops.pasc_if import vectorised
 from pascal_ext.ops.pasc_if.autograd import traceable_train
 from pascal_ext.ops.pasc_if.cupy import CUPY
@@ -101,8 +102,8 @@ for _name in ("pasc_if", "pasc_if_settled"):
 
 
 def pasc_if(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Tensor:
-    """The operator; while compiling, the closed form itself where it is what would run, for the compiler to fuse."""
-    if _fuses(backend, x_seq):
+    """The operator; or the closed form itself where it is what would run, and someone looks inside."""
+    if _looks_inside(backend, x_seq):
         train: Tensor = traceable_train(x_seq, v_threshold, levels)
         return train
     result: Tensor = torch.ops.pascal_ext.pasc_if.default(x_seq, v_threshold, levels, backend)
@@ -111,7 +112,7 @@ def pasc_if(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Te
 
 def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str) -> Tensor:
     """Likewise, [N, ...] int32."""
-    if _fuses(backend, x_seq):
+    if _looks_inside(backend, x_seq):
         return vectorised.pasc_if_counts(x_seq, v_threshold, levels)
     result: Tensor = torch.ops.pascal_ext.pasc_if_counts.default(x_seq, v_threshold, levels, backend)
     return result
@@ -119,10 +120,13 @@ def pasc_if_counts(x_seq: Tensor, v_threshold: Tensor, levels: int, backend: str
 
 def pasc_if_settled(x_seq: Tensor, v_threshold: Tensor, levels: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Likewise: the train, and how many of its counts ``reference`` has settled."""
-    settle = traceable_train if _fuses("torch", x_seq) else torch.ops.pascal_ext.pasc_if_settled.default
+    settle = traceable_train if _looks_inside("torch", x_seq) else torch.ops.pascal_ext.pasc_if_settled.default
     train, ties = settle(x_seq, v_threshold, levels, reference)
     return train, ties
 
 
-def _fuses(backend: str, x_seq: Tensor) -> bool:
+def _looks_inside(backend: str, x_seq: Tensor) -> bool:
+    """Whether to call the closed form itself: compilers fuse it, and transforms know no rule of the operators."""
+    if is_transformed():
+        return backend in ("auto", "torch")
     return torch.compiler.is_compiling() and (backend == "torch" or (backend == "auto" and x_seq.device.type == "cpu"))

@@ -44,10 +44,12 @@ class Reference(NamedTuple):
     Attributes:
         counts: the spikes of each neuron, [N, ...], of an integer dtype that holds L.
         dtype: that of the layer's currents, and so of its spikes.
+        has_nan: whether a current was found to be NaN, which counts cannot hold.
     """
 
     counts: Tensor
     dtype: torch.dtype
+    has_nan: bool = False
 
 
 def margin(levels: int, dtype: torch.dtype, device: str) -> tuple[float, float]:
@@ -96,6 +98,8 @@ def _allows_tf32() -> bool:
 
 def agrees(u: Tensor, levels: int, reference: Tensor) -> bool:
     """Whether ``clip(⌊u⌋, 0, L)`` is ``reference`` everywhere. Not of NaN."""
+    if not u.numel():
+        return True
     rest = u.clamp(0, levels).sub_(reference)  # exact: the two are near to each other, or far from agreeing
     least, most = rest.aminmax()
     return least.item() >= 0 and most.item() < 1

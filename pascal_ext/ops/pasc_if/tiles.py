@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from pascal_ext.observers import is_symbolic
 from pascal_ext.ops.thresholds import accumulation_dtype
 
 # elements for each thread: in float32 a quarter of a MiB, of which a few fit into its second level of cache
@@ -22,12 +23,10 @@ def can_tile(x: Tensor) -> bool:
     """Whether a chain of in-place operations is the way to work on ``x``, in tiles where it is large.
 
     Not on accelerators, where one broadcast operation costs fewer launches; not in half precisions, which are
-    accumulated in another dtype; not while compiling, since compilers fuse what is written without side effects, nor in
-    ``torch.func``'s transformations, which follow values only.
+    accumulated in another dtype; nor where tensors stand for others: compilers fuse what is written without side
+    effects, ``torch.func``'s transformations follow values only, and a trace would hold tiles of one size.
     """
-    if x.device.type != "cpu" or accumulation_dtype(x.dtype) != x.dtype:
-        return False
-    return not torch.compiler.is_compiling() and not torch._C._functorch.peek_interpreter_stack()
+    return x.device.type == "cpu" and accumulation_dtype(x.dtype) == x.dtype and not is_symbolic()
 
 
 def tiles(channelwise: tuple[Tensor, ...], channel_dim: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -62,7 +62,7 @@ def pasc_if_settled(
         counts, ties = settle(u, levels, reference, margins(threshold, levels, x_seq.dtype))
         return train_of(counts, levels, x_seq.dtype).masked_fill(u.isnan(), math.nan), ties
     train = empty_train(x_seq, levels)
-    ties = torch.zeros((), dtype=torch.int64)
+    ties = torch.zeros((), dtype=torch.int64, device=x_seq.device)
     settled = reference.unsqueeze(0)
     for by, scale, expected, currents, emitted in tiles((divisor, threshold), 2, settled, x_seq, train):
         u = shifted(_total(currents), by, levels, window)
@@ -98,7 +98,7 @@ def train_of(counts: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
 
 def _write(u: Tensor, train: Tensor) -> Tensor:
     """Fill ``train``, [L, N, ...], with what neurons of ``u``, [N, ...], emit: step t = 1 ... L holds ``u >= t``."""
-    times = torch.arange(1, train.shape[0] + 1, dtype=u.dtype)
+    times = torch.arange(1, train.shape[0] + 1, dtype=u.dtype, device=u.device)
     written: Tensor = torch.ge(u, times.view(-1, *[1] * u.ndim), out=train)
     return written
 

@@ -25,6 +25,10 @@ def test_own_intensities() -> None:
     times = torch.arange(12).clamp_min(0.25)
     decoded = latency_currents(spikes, smallest / (1 - torch.exp(-times / tau))).mean(0)
     torch.testing.assert_close(decoded[0, 1:], data[0, 1:], rtol=0.3, atol=0)
+    values = [0.75, 0.5, 0.3]
+    for numbers in (values, tuple(values)):
+        spikes = torch.eye(3, dtype=torch.float64).unsqueeze(1)
+        assert torch.equal(latency_currents(spikes, numbers), latency_currents(spikes, spikes.new_tensor(values)))
 
 
 def test_latency_coded_network_answers_what_was_coded(snn: PascalNetwork, qcfs: nn.Module, images: Tensor) -> None:

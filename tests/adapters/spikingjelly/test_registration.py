@@ -47,6 +47,17 @@ def test_registering_is_idempotent_and_reversible() -> None:
     assert Converter.__init__ is STOCK_INIT
 
 
+def test_registered_for_a_while_or_for_longer() -> None:
+    with registration.registered():
+        assert Converter.__init__ is not STOCK_INIT
+    assert Converter.__init__ is STOCK_INIT
+    pascal_ext.register()
+    patched = Converter.__init__
+    with pytest.raises(ZeroDivisionError), registration.registered():
+        raise ZeroDivisionError
+    assert Converter.__init__ is patched
+
+
 @pytest.mark.parametrize("mode", ["pascal", "PASCAL"])
 def test_mode_converts_relu_networks(ann: nn.Module, loader: Loader, mode: str, snapshot: Snapshot) -> None:
     pascal_ext.register()
