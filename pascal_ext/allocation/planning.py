@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -73,7 +74,7 @@ def allocate(
             are kept in memory; a thousand images are enough.
         strategy: ``"sensitivity"`` or ``"al"``.
         mean_levels: budget: the mean of the levels, "mean T". 4 where no budget is given.
-        effective_timesteps: budget: T_eff, the mean of :func:`pascal_ext.allocation.costs.effective_timesteps`.
+        effective_timesteps: budget: T_eff, :func:`pascal_ext.energy.effective_timesteps`.
         energy: budget: nanojoules for one sample, :func:`pascal_ext.allocation.costs.energy`.
         latency: budget: timesteps of the barrier schedule, :attr:`pascal_ext.SpikingNetwork.latency`.
         choices: the levels to choose from; the published plans are of {1, 2, 4, 8, 16}.
@@ -95,17 +96,15 @@ def allocate(
     Warns:
         UserWarning: a layer is dead, that is, all its activations are zero. It gets the fewest levels.
     """
-    asked = (mean_levels, effective_timesteps, energy, latency)
+    asked: tuple[Any, ...] = (mean_levels, effective_timesteps, energy, latency)
     budgets = {name: value for name, value in zip(COSTS, asked, strict=True) if value is not None}
     for name, budget in budgets.items():
-        if not (
-            isinstance(budget, (int, float)) and not isinstance(budget, bool) and math.isfinite(budget) and budget > 0
-        ):
+        if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < float(budget) < math.inf:
             raise InvalidArgumentError(f"{name} must be a positive number, got {budget!r}")
     if not budgets:
         budgets = {"mean_levels": MEAN_LEVELS}
     found = _measure(model, dataloader, strategy, choices, only, per_channel, progress)
-    levels = solve(found.losses, [found.costs.limit(name, budget) for name, budget in budgets.items()])
+    levels = solve(found.losses, [found.costs.limit(name, float(budget)) for name, budget in budgets.items()])
     return found.plan(levels)
 
 
@@ -149,7 +148,10 @@ def pareto(
     front = [best(costliest)]
     step = 0.0 if points is None else (front[0].cost - cheapest) / (points - 1) * (1 - STEP)
     with tqdm(desc="pareto", disable=not progress, leave=False) as bar:
-        while (budget := front[-1].cost - max(step, front[-1].cost * STEP)) >= cheapest:
+        while front[-1].cost > cheapest:
+            budget = front[-1].cost - max(step, front[-1].cost * STEP)
+            if budget < cheapest:
+                break
             front.append(best(budget))
             bar.update()
     return _undominated(front)
@@ -194,6 +196,8 @@ def _measure(
 ) -> _Measured:
     if strategy not in STRATEGIES:
         raise InvalidArgumentError(f"strategy={strategy!r} is unknown; choose one of {list(STRATEGIES)}")
+    if per_channel not in (True, False):
+        raise InvalidArgumentError(f"per_channel must be True or False, got {per_channel!r}")
     if not isinstance(choices, Iterable) or not (levels := sorted({check_levels(L, "choices") for L in choices})):
         raise PlanError(f"choices are the levels to choose from, such as {CHOICES}; got {choices!r}")
     traced, layers = traced_layers(model, dataloader)

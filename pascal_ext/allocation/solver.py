@@ -120,7 +120,8 @@ class _Problem:
     def below(self, sum_: Mapping[int, float], budget: float) -> None:
         # in units of the budget, of which the solver's tolerance is then a millionth: a budget that a plan meets
         # exactly is met whatever the rounding of the sum
-        self.rows.append(({variable: value / budget for variable, value in sum_.items()}, float("-inf"), 1.0))
+        unit = budget or 1.0
+        self.rows.append(({variable: value / unit for variable, value in sum_.items()}, float("-inf"), budget / unit))
 
     def sum_of(self, table: Table) -> dict[int, float]:
         return {self.choice[layer, level]: value for layer, row in table.items() for level, value in row.items()}

@@ -21,6 +21,7 @@ from pascal_ext import distributed
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.calibration.histogram import Histogram, rectified, rows
 from pascal_ext.calibration.lockstep import Lockstep
+from pascal_ext.calibration.signs import turned, with_sign
 from pascal_ext.data import batches
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.graph.tracing import trace
@@ -71,10 +72,11 @@ def find_corrections(
             if node in by_node:
                 name = by_node[node]
                 layer = layers[name]
-                wanted = [rectified(name, z, layer.ceiling) for z in analog.inputs(node)]
+                sizes = [rectified(name, turned(layer, z), layer.ceiling) for z in analog.inputs(node)]
+                wanted = [turned(layer, size) for size in sizes]
                 found = quantised.inputs(node)
                 channels = _channels(wanted, per_channel)
-                threshold = settled(name, layer, _threshold(wanted, layer, channels >= 2, method, percentile), dead)
+                threshold = settled(name, layer, _threshold(sizes, layer, channels >= 2, method, percentile), dead)
                 bias = _bias(found, wanted, layer, threshold, channels >= 1)
                 activate = QCFS(layer.levels, threshold)
                 thresholds[name], biases[name] = threshold, bias
@@ -86,28 +88,36 @@ def find_corrections(
     return thresholds, biases
 
 
+@torch.inference_mode(False)  # whose parameters could not be trained
 def insert_bias_currents(traced: fx.GraphModule, biases: Mapping[str, Tensor]) -> None:
     """Add a constant to what each layer reads, as a parameter ``<layer>_bias_current``, [C, 1, ...] or scalar.
 
-    Where the graph has one already, it is replaced.
+    Where the graph has one already, it gets the new value.
     """
     for node in [node for node in traced.graph.nodes if node.op == "call_module"]:
         name = str(node.target)
         if name not in biases:
             continue
-        parameter = nn.Parameter(biases[name].detach().clone())
-        scope, _, leaf = f"{name}{SUFFIX}".rpartition(".")
-        parent = traced.get_submodule(scope)
-        if bias_current_of(traced, name) is None:
+        old = bias_current_of(traced, name)
+        if old is None:
+            scope, _, leaf = f"{name}{SUFFIX}".rpartition(".")
             with traced.graph.inserting_before(node):
-                setattr(parent, leaf, parameter)
+                setattr(traced.get_submodule(scope), leaf, nn.Parameter(biases[name].detach().clone()))
                 value = traced.graph.get_attr(f"{name}{SUFFIX}")
                 shifted = traced.graph.call_function(operator.add, (node.args[0], value))
             node.args = (shifted,)
         else:
-            parameter.requires_grad_(getattr(parent, leaf).requires_grad)
-            setattr(parent, leaf, parameter)
+            overwrite(old, biases[name])
     traced.recompile()
+
+
+@torch.inference_mode(False)
+def overwrite(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give a parameter a value that may be of another shape; it stays the same one, since optimizers may hold it."""
+    if parameter.shape != value.shape:
+        parameter.data = parameter.new_empty(value.shape)
+        parameter.grad = None
+    parameter.data.copy_(value)
 
 
 def restore_bias_currents(traced: fx.GraphModule, state: Mapping[str, Tensor]) -> None:
@@ -145,16 +155,19 @@ def _check_call_sites(traced: fx.GraphModule, model: nn.Module) -> None:
 
 
 def settled(name: str, layer: QCFS, threshold: Tensor, dead: dict[str, str]) -> Tensor:
-    """What :meth:`Histogram.threshold` found, in the layer's dtype; where all activations are zero, or too small for
-    that dtype, what it has.
+    """What :meth:`Histogram.threshold` found, in the layer's dtype and with the sign of its threshold; where all
+    activations are zero, or too small for that dtype, what it has.
 
     ``dead`` gets an entry for the layer then, which says what of it is zero.
+
+    Raises:
+        InvalidArgumentError: see :func:`pascal_ext.calibration.signs.with_sign`.
     """
     zero = threshold < torch.finfo(layer.threshold.dtype).tiny  # of less, the L-th part may be zero
     if zero.any():
         dead[name] = "all its activations" if zero.all() else f"{int(zero.sum())} of {zero.numel()} channels"
         threshold = torch.where(zero, layer.threshold.detach().abs().max().to(threshold), threshold)
-    return threshold.to(layer.threshold)
+    return with_sign(name, layer, threshold.to(layer.threshold))
 
 
 def _channels(values: list[Tensor], per_channel: bool | str) -> int:

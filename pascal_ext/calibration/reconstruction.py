@@ -13,6 +13,7 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ EVALUATED = 250  # samples at a time, where all of them are evaluated
 _HALF = (torch.float16, torch.bfloat16)
 
 
+@torch.inference_mode(False)
 def reconstruct(
     model: nn.Module,
     dataloader: Iterable[Any],
@@ -86,9 +88,9 @@ def reconstruct(
         UserWarning: nothing became better; the network then has the calibration that it started with.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_positive(value, Integral):
             raise InvalidArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+    if not _is_positive(rate, Real):
         raise InvalidArgumentError(f"rate must be positive, got {rate!r}")
     if distributed.is_distributed():
         raise InvalidArgumentError("reconstruct() works on one process; hand its network to the others")
@@ -112,10 +114,14 @@ def reconstruct(
     after = objective.of_all()
     if not after < before:
         warnings.warn(
-            f"reconstruct() made nothing better ({before:.3g} -> {after:.3g}); try a lower rate", stacklevel=2
+            f"reconstruct() made nothing better ({before:.3g} -> {after:.3g}); try a lower rate", stacklevel=3
         )
         student.load_state_dict(state)
     return student.train(model.training)
+
+
+def _is_positive(value: Any, kind: type[Any]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _minimise(
@@ -127,13 +133,13 @@ def _minimise(
     augment: Callable[[Tensor], Tensor] | None,
     desc: str | None,
 ) -> None:
-    """Adjust all parameters of ``student``; which of them take gradients stays as it is."""
-    flags = {parameter: parameter.requires_grad for parameter in student.parameters()}
+    """Adjust all floating-point parameters of ``student``; which of them take gradients stays as it is."""
+    flags = {p: p.requires_grad for p in student.parameters() if p.is_floating_point()}
     optimiser = torch.optim.Adam(_groups(student, rate))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
     try:
         for parameter in flags:
-            parameter.requires_grad_(parameter.is_floating_point())
+            parameter.requires_grad_()
         for _ in tqdm(range(steps), desc=desc, disable=desc is None, leave=False):
             inputs = objective.draw(batch_size)
             if augment is not None:
@@ -161,6 +167,7 @@ def _groups(student: nn.Module, rate: float) -> list[dict[str, Any]]:
     return [
         {"params": [parameter], "lr": rate * thresholds.get(name, parameter).detach().square().mean().sqrt().item()}
         for name, parameter in student.named_parameters()
+        if parameter.is_floating_point()
     ]
 
 

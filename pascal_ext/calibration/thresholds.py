@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext.activations import NO_QCFS_LAYERS, qcfs_layers
-from pascal_ext.calibration.correction import find_corrections, insert_bias_currents, settled
+from pascal_ext.calibration.correction import find_corrections, insert_bias_currents, overwrite, settled
 from pascal_ext.calibration.histogram import Histogram, rectified
+from pascal_ext.calibration.signs import turned
 from pascal_ext.data import batches, call
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.graph.traceable import check_has_values, unwrapped
@@ -45,6 +46,8 @@ def calibrate(
     constant, the parameter ``<layer>_bias_current`` of the graph. That costs two passes, and memory for the activations
     of all batches at the widest place of the network.
 
+    A negative threshold, as checkpoints trained elsewhere have them, stays negative: its QCFS stands for min(z, 0).
+
     Args:
         model: a model with :class:`QCFS` layers, such as :func:`pascal_ext.replace_activations` makes.
         dataloader: batches as :func:`pascal_ext.data.split_batch` understands them; labels are not used.
@@ -58,11 +61,13 @@ def calibrate(
         progress: show a progress bar.
 
     Returns:
-        ``model`` itself, with new thresholds and its train/eval flags as they were.
+        ``model`` itself, with new thresholds and its train/eval flags as they were. The parameters are the same ones,
+        so that optimizers go on training them; but what an optimizer remembers of one that was given another shape
+        (momentum) does not fit it any more: calibrate first, then make the optimizer.
 
     Raises:
-        InvalidArgumentError: the model has no QCFS layer, ``only`` names others, an argument is out of range, or
-            tensors of the model are on the meta device.
+        InvalidArgumentError: the model has no QCFS layer, ``only`` names others, an argument is out of range, a layer
+            that gets one threshold has some of both signs, or tensors of the model are on the meta device.
         CalibrationError: the loader is empty, an activation is not finite, a layer is never reached, or one without a
             correction has other channels in each batch. The thresholds are then as they were.
 
@@ -100,10 +105,7 @@ def calibrate(
     if dead:
         warnings.warn(_told(dead), stacklevel=2)
     for name, layer in layers.items():
-        if thresholds[name].shape == layer.threshold.shape:
-            layer.threshold.data.copy_(thresholds[name])  # the same Parameter: optimizers may hold it
-        else:
-            layer.threshold = nn.Parameter(thresholds[name], requires_grad=layer.threshold.requires_grad)
+        overwrite(layer.threshold, thresholds[name])
     if isinstance(inner, fx.GraphModule):
         insert_bias_currents(inner, biases)
     return model
@@ -127,9 +129,9 @@ def collect(
     histograms = {name: Histogram() for name in layers}
 
     def observe(name: str, layer: QCFS, z: Tensor) -> Tensor:
-        out = rectified(name, z, layer.ceiling)
-        histograms[name].observe(name, out, per_channel)
-        return out
+        size = rectified(name, turned(layer, z), layer.ceiling)
+        histograms[name].observe(name, size, per_channel)
+        return turned(layer, size)
 
     with instead_of_quantising(model, layers, observe), torch.no_grad():
         for batch in batches(dataloader, model, desc):

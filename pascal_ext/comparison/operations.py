@@ -7,14 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from pascal_ext.comparison.conversions import Conversion, Part
-from pascal_ext.energy import HOROWITZ_45NM, measure
+from pascal_ext.energy import HOROWITZ_45NM, EnergyReport, LayerCost, measure
 
 
 def operations(made: Conversion, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """What an image costs on average, counted from real spikes by :func:`pascal_ext.energy.measure`.
 
-    Two things are set right. The image is the same at every timestep, so its products with the first layer's weights
-    are counted once, for all methods alike. And a shortcut that only moves values has no operations.
+    Three things are set right. An image is no spikes, even one of {0, 1}: what reads it multiplies. It is the same at
+    every timestep, so its products with weights are counted once, for all methods alike. And a shortcut that only moves
+    values has no operations.
 
     Args:
         made: the conversion.
@@ -44,10 +45,9 @@ def operations(made: Conversion, batch: tuple[Tensor, Tensor]) -> dict[str, Any]
 
 def part_operations(part: Part, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """The operations of one network, for one image."""
-    report = measure(part.network, [batch], timesteps=part.calls, progress=False)
-    moving = {name for name, module in part.network.named_modules() if getattr(module, "moves_only", False)}
-    layers = [layer for name, layer in report.layers.items() if name not in moving]
-    repeated = layers[0].macs * (1 - 1 / part.presentations)
+    report = measure(part.network, [batch], timesteps=part.calls, analog_inputs=True, progress=False)
+    layers = _with_operations(part.network, report)
+    repeated = sum(layer.macs for layer in layers if layer.reads_input) * (1 - 1 / part.presentations)
     return {
         "macs": sum(layer.macs for layer in layers) - repeated,
         "synaptic_operations": sum(layer.synaptic_operations for layer in layers),
@@ -57,6 +57,13 @@ def part_operations(part: Part, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
 
 
 def ann_operations(ann: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """The same for the ANN, which has multiply-accumulates alone."""
-    macs = part_operations(Part(ann, None, 1), batch)["macs"]
+    """The same for the ANN, which multiplies whatever the values are."""
+    report = measure(ann, [batch], progress=False)
+    macs = sum(layer.synapses for layer in _with_operations(ann, report))
     return {"macs": macs, "joules": macs * HOROWITZ_45NM.mac}
+
+
+def _with_operations(network: nn.Module, report: EnergyReport) -> list[LayerCost]:
+    """The layers but for those that only move values."""
+    moving = {name for name, module in network.named_modules() if getattr(module, "moves_only", False)}
+    return [layer for name, layer in report.layers.items() if name not in moving]

@@ -20,6 +20,8 @@ class LayerCost:
         synaptic_operations: accumulates, one for each synapse that a spike reaches; 0 where it reads analog values.
         firing_rate: the share of its inputs that are spikes, in [0, 1]; None where it reads analog values.
         energy_joules: of its operations.
+        reads_input: whether all that it reads is the network's input: as it is, or moved, scaled, normalised, clipped.
+            Of a static image that is the same at every timestep.
     """
 
     name: str
@@ -29,6 +31,7 @@ class LayerCost:
     synaptic_operations: float
     firing_rate: float | None
     energy_joules: float
+    reads_input: bool = False
 
 
 @dataclass(frozen=True)

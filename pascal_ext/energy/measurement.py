@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,9 +16,11 @@ from pascal_ext.data import batches, call
 from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
 from pascal_ext.energy.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.energy.effective import network_effective_timesteps
+from pascal_ext.energy.origins import Origin
 from pascal_ext.energy.synapses import SynapseCounter, Tally
 from pascal_ext.errors import CalibrationError, InvalidArgumentError
 from pascal_ext.graph.outputs import nan_samples
+from pascal_ext.graph.traceable import unwrapped
 from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.observers import evaluating
 from pascal_ext.plan import check_levels
@@ -29,6 +33,7 @@ def measure(
     *,
     timesteps: int | None = None,
     reset: Callable[[nn.Module], Any] | None = None,
+    analog_inputs: bool = False,
     energies: OperationEnergies = HOROWITZ_45NM,
     progress: bool = True,
 ) -> EnergyReport:
@@ -44,55 +49,66 @@ def measure(
       input. One that takes a sequence is measured within a module that makes the sequence, and with no ``timesteps``.
 
     Args:
-        network: run in evaluation mode, without gradients; left as it was, with its state reset.
+        network: run in evaluation mode, without gradients; left as it was, with its state reset. Of a wrapped one
+            (``DataParallel``, say), what is within.
         dataloader: batches as :func:`pascal_ext.data.split_batch` understands them.
         timesteps: T, how often a spiking network of single steps is called; None for a network whose one call is a
             complete presentation.
         reset: sets the state of all neurons to its beginning, called before each batch with the network; by default,
-            ``reset()`` of each module that has it, as SpikingJelly's neurons do (snnTorch's want
-            ``snntorch.utils.reset``).
+            with ``timesteps``, ``reset()`` of each module that has it, as SpikingJelly's neurons do (snnTorch's want
+            ``snntorch.utils.reset``). Without, the network may be an ANN, whose ``reset()`` may start its weights anew:
+            then only that of SpikingJelly's modules, and of modules in which there are no parameters.
+        analog_inputs: charge multiply-accumulates to whatever reads the network's inputs, where their values would be
+            taken for spikes: of binary images, say.
         energies: of one operation.
         progress: show a progress bar.
 
     Raises:
         InvalidArgumentError: ``timesteps`` is not a whole number of at least 1, or is given for a
-            :class:`~pascal_ext.SpikingNetwork`, which has its own.
+            :class:`~pascal_ext.SpikingNetwork`, which has its own; a :class:`~pascal_ext.SpikingNetwork` is a part of
+            the network; or a ``reset()`` needs arguments.
         CalibrationError: the loader is empty, or yields no inputs; or currents or outputs are NaN.
         UnsupportedOperationError: the network has torch's own recurrent layers, whose operations cannot be counted.
     """
+    network = unwrapped(network)
     ours = isinstance(network, SpikingNetwork)
     if ours and timesteps is not None:
         raise InvalidArgumentError("a SpikingNetwork has its own timesteps; leave timesteps out")
     calls = 1 if timesteps is None else check_levels(timesteps, "timesteps")
-    reset = reset or _reset
+    _check_parts(network)
+    reset = reset or functools.partial(_reset, all_modules=timesteps is not None)
     counter, samples = SynapseCounter(), 0
     try:
         with evaluating(network), _observed(network) as observed:
             for batch in batches(dataloader, network, "energy" if progress else None):
                 reset(network)
-                with counter.watching(network):
+                with counter.watching(network, (batch.args, batch.kwargs)):
                     for _ in range(calls):
                         output = call(network, batch)
                 _check_nans(nan_samples(output), "the network's outputs")
                 samples += _batch_size((batch.args, batch.kwargs))
     finally:
         reset(network)
-    tallies = counter.tallies
-    spiking = [tally for tally in tallies.values() if tally.reads_spikes(samples)]
+    spiking = {
+        name: tally
+        for name, tally in counter.tallies.items()
+        if tally.reads_spikes(samples) and not (analog_inputs and Origin.INPUT in tally.origin)
+    }
     return EnergyReport(
         samples=samples,
-        layers={name: _layer(name, tally, samples, energies) for name, tally in tallies.items()},
+        layers={
+            name: _layer(name, tally, name in spiking, samples, energies) for name, tally in counter.tallies.items()
+        },
         timesteps=network.plan.mean_levels if isinstance(network, SpikingNetwork) else calls,
         latency=network.latency if isinstance(network, SpikingNetwork) else calls,
         neurons={name: neurons.cost() for name, neurons in observed.items()},
         effective_timesteps=network_effective_timesteps(network) if isinstance(network, SpikingNetwork) else None,
         energies=energies,
-        _spikes=(sum(tally.spikes for tally in spiking), sum(tally.inputs for tally in spiking)),
+        _spikes=(sum(tally.spikes for tally in spiking.values()), sum(tally.inputs for tally in spiking.values())),
     )
 
 
-def _layer(name: str, tally: Tally, samples: int, energies: OperationEnergies) -> LayerCost:
-    spikes = tally.reads_spikes(samples)
+def _layer(name: str, tally: Tally, spikes: bool, samples: int, energies: OperationEnergies) -> LayerCost:
     macs = 0.0 if spikes else tally.dense / samples
     accumulates = tally.sparse / samples if spikes else 0.0
     return LayerCost(
@@ -103,6 +119,7 @@ def _layer(name: str, tally: Tally, samples: int, energies: OperationEnergies) -
         synaptic_operations=accumulates,
         firing_rate=tally.spikes / max(tally.inputs, 1) if spikes else None,
         energy_joules=macs * energies.mac + accumulates * energies.ac,
+        reads_input=tally.origin == Origin.INPUT,
     )
 
 
@@ -150,10 +167,37 @@ def _observed(network: nn.Module) -> Iterator[dict[str, _Neurons]]:
             handle.remove()
 
 
-def _reset(network: nn.Module) -> None:
-    for module in network.modules():
-        if callable(reset := getattr(module, "reset", None)):
-            reset()
+def _check_parts(network: nn.Module) -> None:
+    """Refuse a PASCAL network within another module, which would run in the execution that it happens to have."""
+    for name, module in network.named_modules():
+        if isinstance(module, SpikingNetwork) and module is not network:
+            raise InvalidArgumentError(
+                f"{name!r} of this {type(network).__name__} is a SpikingNetwork, which is measured by itself: "
+                f"pass network.get_submodule({name!r})"
+            )
+
+
+def _reset(network: nn.Module, all_modules: bool) -> None:
+    if isinstance(network, SpikingNetwork):
+        network.reset()
+        return
+    for name, module in network.named_modules():
+        method = getattr(module, "reset", None)
+        if not callable(method) or not (all_modules or _is_neuron(module)):
+            continue
+        try:
+            inspect.signature(method).bind()
+        except TypeError as error:
+            raise InvalidArgumentError(
+                f"{name or 'the network'!r} has a reset() that cannot be called alone ({error}); pass reset=, a "
+                "function of the network that resets it"
+            ) from None
+        method()
+
+
+def _is_neuron(module: nn.Module) -> bool:
+    """Whether ``reset()`` of a module is about its state: it has no weights, or memories as SpikingJelly's have."""
+    return hasattr(module, "_memories") or next(module.parameters(), None) is None
 
 
 def _batch_size(inputs: Any) -> int:

@@ -6,8 +6,8 @@ linear layer), or one on either side of 0 (behind a LeakyReLU, whose sides are t
 samples and again and again, so that they are no values of an image. Then no multiplication is needed: the amplitude (a
 stock converter's scaler, say) belongs into the weights, where whoever builds the hardware folds it once. Each nonzero
 input costs one accumulate for each synapse that it has: those that zero padding or a stride cuts off do not count. Any
-other input is analog, and every synapse costs a multiply-accumulate. Of a product of two activations, the first factor
-is the input.
+other input is analog, and every synapse costs a multiply-accumulate. Of a product, the first factor is the input,
+unless that is made of parameters alone.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pascal_ext.energy.origins import Origin, Origins
 from pascal_ext.errors import UnsupportedOperationError
 
 aten = torch.ops.aten
 _OPAQUE = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
+_PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.addmm: 1, aten.baddbmm: 1, aten.addmv: 1}
+"""Products of two factors -> the position of the first among the arguments."""
 
 
 def convolution_fan_out(
@@ -63,16 +66,19 @@ class Tally:
         sparse: operations of the nonzero inputs.
         inputs: elements of the input.
         spikes: those that are not zero.
+        origin: what the inputs are made from.
     """
 
     def __init__(self, channels: bool = True) -> None:
+        self.origin = Origin(0)
         self.dense = self.sparse = self.inputs = self.spikes = 0.0
         self._by_channel = channels
         self._amplitudes: Tensor | None = None
         self._uniform = self._equal = True
 
-    def add(self, x: Tensor, channel_dim: int, dense: float, sparse: float) -> None:
-        """Note an input ``x`` and the operations that it took."""
+    def add(self, x: Tensor, origin: Origin, channel_dim: int, dense: float, sparse: float) -> None:
+        """Note an input ``x``, what it is made from, and the operations that it took."""
+        self.origin |= origin
         self.dense += dense
         self.sparse += sparse
         self.inputs += x.numel()
@@ -119,11 +125,13 @@ class SynapseCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.tallies: dict[str, Tally] = {}
+        self._origins = Origins(())
         self._frames: list[tuple[str, list[str]]] = [("", [])]
 
     @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[SynapseCounter]:
-        """Count what runs within the context, in rows named after the modules of ``network``."""
+    def watching(self, network: nn.Module, inputs: Any) -> Iterator[SynapseCounter]:
+        """Count what runs within the context, in rows named after the modules of ``network``, which gets ``inputs``."""
+        self._origins = Origins(inputs)
         handles = []
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(functools.partial(self._enter, name)))
@@ -154,19 +162,23 @@ class SynapseCounter(TorchDispatchMode):
         return self.tallies.setdefault(name, Tally(channels))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        with self:
+            parts = func.decompose(*args, **kwargs)  # tensors of inference mode arrive at operations made of others
+        if parts is not NotImplemented:
+            return parts
+        out = func(*args, **kwargs)
         packet = func._overloadpacket
         if packet is aten.convolution:
             self._convolution(out, *args)
-        elif packet in (aten.mm, aten.bmm, aten.mv):
-            self._product(packet.__name__, args[0], args[1])
-        elif packet in (aten.addmm, aten.baddbmm, aten.addmv):
-            self._product(packet.__name__, args[1], args[2])
+        elif packet in _PRODUCTS:
+            self._product(packet.__name__, *args[_PRODUCTS[packet] :][:2])
         elif packet.__name__ in _OPAQUE:
             raise UnsupportedOperationError(
                 f"{self._frames[-1][0] or 'the network'!r} calls {packet.__name__}, which runs all timesteps of a "
                 "recurrent layer at once, so its operations cannot be counted"
             )
+        self._origins.follow(func, (args, kwargs), out, weighs=packet is aten.convolution or packet in _PRODUCTS)
         return out
 
     def _convolution(
@@ -191,10 +203,15 @@ class SynapseCounter(TorchDispatchMode):
         outputs = weight.shape[1] if transposed else weight.shape[0] // groups
         spikes = (x != 0).sum((0, 1)).cpu()
         dense = float(fan_out.sum()) * outputs * x.shape[0] * x.shape[1]
-        self._tally("convolution").add(x, 1, dense, float((spikes * fan_out).sum()) * outputs)
+        sparse = float((spikes * fan_out).sum()) * outputs
+        self._tally("convolution").add(x, self._origins.of(x), 1, dense, sparse)
 
     def _product(self, operation: str, a: Tensor, b: Tensor) -> None:
-        """[..., m, k] times [..., k, n], or times [k]: the first factor may be spikes."""
-        columns = 1 if operation in ("mv", "addmv") else b.shape[-1]
+        """[..., m, k] times [..., k, n], or times [k]: the input is ``a``, or ``b`` where ``a`` is a parameter."""
+        is_matrix = operation not in ("mv", "addmv")
+        x, features, reached = a, -1, b.shape[-1] if is_matrix else 1
+        if self._origins.of(b) and not self._origins.of(a):
+            x, features, reached = b, -2 if is_matrix else -1, a.shape[-2]
         tally = self._tally(operation, channels=operation in ("mm", "addmm"))
-        tally.add(a, -1, float(a.numel() * columns), float(torch.count_nonzero(a)) * columns)
+        dense, sparse = float(x.numel() * reached), float(torch.count_nonzero(x)) * reached
+        tally.add(x, self._origins.of(x), features, dense, sparse)

@@ -70,8 +70,8 @@ def kept(
     """What ``make`` makes of ``tensors`` and ``option``: from the last call for ``layer``, where these are the same.
 
     Changes are seen but for those in place behind autograd's back, through ``.data``; those of an optimizer's step are,
-    whether it counts them (a fused one does not) or not. Nothing is kept of tensors made
-    in ``torch.inference_mode``, whose changes nobody counts, nor within ``vmap`` and its like, nor for a trace.
+    whether it counts them (a fused one does not) or not. Nothing is kept of tensors made in ``torch.inference_mode``,
+    whose changes nobody counts, nor within ``vmap`` and its like, nor for a trace.
     """
     present = [x for x in tensors if x is not None]
     if is_symbolic() or not all(map(_tells_changes, present)):

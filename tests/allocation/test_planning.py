@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from pascal_ext import QCFS, LevelPlan, allocate, convert, pareto, replace_activations
 from pascal_ext.activations import qcfs_layers
-from pascal_ext.energy import effective_timesteps
+from pascal_ext.energy import effective_timesteps, network_effective_timesteps
 from pascal_ext.errors import CalibrationError, InvalidArgumentError, PlanError
+from tests.cases import Net
 
 STRATEGIES = ("sensitivity", "al")
 
@@ -93,6 +95,29 @@ def test_a_front_loses_less_for_more(strategy: str, cost: str) -> None:
     few = pareto(network(), data(), strategy, cost=cost, choices=(1, 2, 4), points=3, progress=False)
     assert 2 <= len(few) <= 4
     assert {point.plan for point in few} <= {point.plan for point in front}
+
+
+def test_a_network_without_synapses_costs_no_energy() -> None:
+    (point,) = pareto(nn.Sequential(nn.ReLU()), data(), cost="energy", progress=False)
+    assert (point.cost, list(point.plan)) == (0.0, ["0"])
+
+
+def test_the_budget_of_effective_timesteps_is_what_the_network_reports() -> None:
+    layers = {"a": nn.Linear(2, 4), "b": nn.Linear(4, 4), "relu": nn.ReLU(), "last": nn.Linear(4, 3)}
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.relu(m.a(x))
+        return m.last(torch.relu(m.b(x) + x))  # a shortcut is a synapse, too
+
+    torch.manual_seed(0)
+    model, samples = Net(forward, **layers), [torch.rand(50, 2)]
+    for point in pareto(model, samples, cost="effective_timesteps", choices=(1, 2, 4), progress=False):
+        assert point.cost == pytest.approx(network_effective_timesteps(model, point.plan))
+
+
+def test_numbers_of_any_kind_are_budgets() -> None:
+    assert planned(network(), mean_levels=np.int64(3)) == planned(network(), mean_levels=3.0)
+    assert planned(network(), mean_levels=np.float32(3)) == planned(network(), mean_levels=3)
 
 
 def test_a_layer_that_matters_gets_more() -> None:
@@ -196,6 +221,7 @@ MISTAKES: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (None, {"choices": (0, 1)}, PlanError, "choices must be at least 1, got 0"),
     (None, {"choices": (2.5,)}, PlanError, "choices must be a whole number of at least 1, got 2.5"),
     (None, {"mean_levels": True}, InvalidArgumentError, "mean_levels must be a positive number, got True"),
+    (None, {"per_channel": "auto"}, InvalidArgumentError, "per_channel must be True or False, got 'auto'"),
     (None, {"choices": ()}, PlanError, r"levels to choose from, such as \(1, .*; got \(\)"),
     (None, {"choices": 4}, PlanError, r"levels to choose from, such as \(1, .*; got 4"),
     (None, {"only": ["1", "3", "6", "zz"]}, InvalidArgumentError, r"does not have: \['zz'\]; it has \['1', '3', '6'"),

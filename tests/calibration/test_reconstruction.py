@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,3 +135,21 @@ def test_what_cannot_be_reconstructed(model: nn.Module, loader: list[Any]) -> No
         run(model.float(), [])
     with pytest.raises(CalibrationError, match="one shape"):
         run(model, [images(4), images(4)[..., :6]])
+
+
+def test_parameters_of_integers_are_left_alone() -> None:
+    index = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+    net = alive(Net(lambda m, x: m.b(m.a(x[:, m.index]).relu()), a=nn.Linear(3, 8), b=nn.Linear(8, 2), index=index))
+    found = reconstruct(net, [torch.rand(32, 3)], LEVELS, steps=2, progress=False)
+    assert torch.equal(found.index, index)
+    assert not found.index.requires_grad
+
+
+def test_inference_mode_and_numbers_of_numpy_change_nothing(model: nn.Module, loader: list[Any]) -> None:
+    options: dict[str, Any] = {"levels": LEVELS, "progress": False}
+    expected = reconstruct(model, loader, steps=8, batch_size=16, **options)
+    with torch.inference_mode():
+        there = [(x.clone(), y) for x, y in loader]
+        found = reconstruct(model, there, steps=np.int64(8), batch_size=np.int64(16), rate=np.float32(0.01), **options)
+    torch.testing.assert_close(found.state_dict(), expected.state_dict())
+    found(loader[0][0]).sum().backward()  # it can be trained on

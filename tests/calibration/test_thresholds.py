@@ -340,3 +340,23 @@ def test_a_model_in_a_wrapper(correct: str | None) -> None:
     states = wrapped.module.state_dict(), model.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("correct", [None, "bias"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_optimizer_goes_on_training_what_was_calibrated(correct: str | None, inference: bool) -> None:
+    model = replace_activations(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), 4)
+    nn.init.constant_(model.get_parameter("0.bias"), 1.0)  # so that no channel is dead
+    data = [x.clamp(-2, 2) for x in batches(1.0, 1.0)]
+    if correct:
+        calibrate(model, data, correct=correct, progress=False)  # there are bias currents now
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(data[0]).sum().backward()
+    with torch.inference_mode(inference):
+        calibrate(model, data, correct=correct, per_channel=True, progress=False)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    assert before["1.threshold"].shape == (4,)
+    optimizer.zero_grad()
+    model(data[0]).sum().backward()
+    optimizer.step()
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())

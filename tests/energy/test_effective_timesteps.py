@@ -92,6 +92,27 @@ def test_synapses_of_branches_that_meet_again_count_once() -> None:
     assert list(fan_ins(network).values()) == [3, 4]
 
 
+def test_behind_a_concatenation_a_neuron_has_the_synapses_of_its_own_branch() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        first = m.b(x).neg() * 2
+        second = m.c(relu(torch.cat([F.max_pool2d(first, 1), first.neg()], 1)))
+        return m.head(relu(torch.cat([m.norm(first), second], 1)))
+
+    layers = {"b": nn.Conv2d(3, 4, 3), "c": nn.Conv2d(8, 12, 1), "norm": nn.BatchNorm2d(4), "head": nn.Conv2d(16, 2, 1)}
+    ann = Net(forward, **layers).eval()
+    expected = [27, (4 * 27 + 12 * 8) / 16]
+    assert list(fan_ins(ann).values()) == expected
+    snn = pascal_ext.convert(ann, [torch.rand(2, 3, 8, 8)], 4, progress=False)
+    assert list(fan_ins(snn).values()) == expected
+    unknown = Net(lambda m, x: relu(torch.cat([x, m.b(x)], 1)), b=nn.Conv2d(3, 4, 1))
+    assert list(fan_ins(unknown).values()) == [1 + 3]
+
+
+def test_a_size_is_no_synapse() -> None:
+    network = Net(lambda m, x: relu(m.b(x).view(relu(m.a(x)).size(0), -1)), a=nn.Linear(3, 4), b=nn.Linear(3, 4))
+    assert list(fan_ins(network).values()) == [3, 3]
+
+
 def test_fan_ins_do_not_need_a_conversion() -> None:
     ann = Block().eval()
     qcfs = pascal_ext.replace_activations(ann, levels=4)
