@@ -193,10 +193,13 @@ def is_number(node: fx.Node) -> bool:
 
 def is_told(node: fx.Node) -> bool:
     """Whether the value of ``node`` is made from what is said of tensors alone: sizes, dtypes, devices."""
-    if is_number(node) or (node.target is getattr and node.args[1] in METADATA_ATTRIBUTES):
+    if is_number(node):
         return True
-    is_condition = node.op == "call_function" and node.target in (operator.eq, operator.ne, operator.not_)
-    return is_condition and bool(node.all_input_nodes) and all(map(is_told, node.all_input_nodes))
+    if node.op != "call_function" or not node.all_input_nodes:
+        return False
+    if node.target is getattr:
+        return node.args[1] in METADATA_ATTRIBUTES or is_told(node.all_input_nodes[0])  # x.device.type
+    return node.target in (operator.eq, operator.ne) and all(map(is_told, node.all_input_nodes))
 
 
 def varying(graph: fx.Graph) -> set[fx.Node]:

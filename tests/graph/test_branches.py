@@ -73,7 +73,7 @@ def as_many_features_as_there_are(m: Any, x: Tensor) -> Tensor:
 
 
 def in_the_type_of_the_weights(m: Any, x: Tensor) -> Tensor:
-    if x.dtype != m.a.weight.dtype:
+    if x.dtype != m.a.weight.dtype or x.device.type == "meta":
         x = x.to(m.a.weight.dtype)
     return m.b(relu(m.a(x)))
 
