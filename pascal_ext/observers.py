@@ -78,4 +78,6 @@ def is_symbolic() -> bool:
     """Whether tensors may stand for others: while compiling, in ``torch.jit.trace``, and in a transform. What is then
     done in place, or decided by a shape, may be lost, or hold for these tensors alone.
     """
-    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None

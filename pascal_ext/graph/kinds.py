@@ -97,7 +97,7 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     """The kind of the operation ``node`` calls."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        return kind_of_module(module)
+        return _module_kind(module)
     name = name_of(node)
     if node.op == "call_function" and node.target is builtins.getattr:
         if node.args[1] in ("T", "mT"):
@@ -127,7 +127,7 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
     return kind
 
 
-def kind_of_module(module: nn.Module) -> Kind:
+def _module_kind(module: nn.Module) -> Kind:
     parametrized = parametrize.is_parametrized(module)
     kind = _MODULES.get(parametrize.type_before_parametrizations(module), Kind.UNSUPPORTED)
     if kind is Kind.NORM and getattr(module, "running_mean", None) is None:
@@ -137,6 +137,11 @@ def kind_of_module(module: nn.Module) -> Kind:
     if kind is Kind.WEIGHTED and (parametrized or "weight" not in module._parameters):
         return Kind.AFFINE  # a weight computed anew in each forward absorbs nothing
     return kind
+
+
+def modules_of(*kinds: Kind) -> frozenset[type[nn.Module]]:
+    """The classes of modules of these kinds, as long as nothing is exchanged in the object."""
+    return frozenset(module for module, kind in _MODULES.items() if kind in kinds)
 
 
 def is_known_function(function: Callable[..., Any] | str) -> bool:

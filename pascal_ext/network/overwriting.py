@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from pascal_ext.graph.branches import must_stay
-from pascal_ext.graph.kinds import Kind, kind_of, kind_of_module
+from pascal_ext.graph.kinds import Kind, kind_of, modules_of
 from pascal_ext.network.firing import takes_place
 from pascal_ext.network.folding import call_normed
 from pascal_ext.observers import unobserved
 from pascal_ext.ops import timefold
 
 _FRESH = (Kind.WEIGHTED, Kind.NORM)  # what such layers give is memory of its own
+_CLASSES = modules_of(*_FRESH)
 
 
 def overwriting_graph(graph: fx.Graph, root: nn.Module) -> fx.Graph:
@@ -69,7 +70,7 @@ def _permission(graph: fx.Graph, before: fx.Node, *calls: fx.Node) -> fx.Node:
 
 def may_overwrite(*modules: nn.Module) -> bool:
     """Whether no one observes ``modules``, and each is, still, one that gives memory of its own."""
-    return unobserved(*modules) and all("forward" not in vars(m) and kind_of_module(m) in _FRESH for m in modules)
+    return unobserved(*modules) and all(type(m) in _CLASSES and "forward" not in vars(m) for m in modules)
 
 
 def _before_sequence(node: fx.Node) -> fx.Node | None:
