@@ -196,7 +196,8 @@ def test_modes() -> None:
 
 def test_layers_that_are_frozen_stay_so() -> None:
     """A batch norm in evaluation mode within a network that trains, as fine-tuning often has."""
-    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3).eval(), nn.ReLU()).train()
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU())
+    model[1].eval()
     qcfs = replace_activations(model)
     assert [module.training for module in qcfs.modules()] == [module.training for module in model.modules()]
 

@@ -221,13 +221,15 @@ def whitened(x: Tensor) -> Tensor:
 def test_weights_that_hooks_make(execution: str, x: Tensor) -> None:
     """Pruned ones, in another precision and after a change: every pass makes them anew, as the ANN does."""
     qcfs, _ = network("norm after")
-    prune.random_unstructured(qcfs.get_submodule("b"), "weight", 0.5)
-    snn = convert(qcfs.float(), execution=execution).double()
-    qcfs.double()
+    prune.random_unstructured(qcfs.get_submodule("a"), "weight", 0.5)
+    snn = convert(qcfs.float(), execution=execution)
     with torch.no_grad():
+        for model in (snn, qcfs):
+            model(x.float())
+            model.double()
         assert_close(snn(x), qcfs(x))
         for model in (snn, qcfs):
-            model.get_parameter("b.weight_orig").mul_(-2)
+            model.get_parameter("a.weight_orig").mul_(-2)
         assert_close(snn(x), qcfs(x))
     assert snn.ties == 0
 
@@ -287,6 +289,7 @@ def test_recorded_for_one_batch_and_run_on_another(execution: str) -> None:
         assert_close(torch.jit.trace(snn, few, check_trace=False)(more), qcfs(more))
 
 
+@torch.no_grad()
 def test_tensors_are_made_where_the_network_is(x: Tensor) -> None:
     qcfs, snn = network()
     torch.set_default_device("meta")
