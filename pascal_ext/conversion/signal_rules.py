@@ -63,13 +63,7 @@ class SignalRules(BatchDimension):
         if signal.per_channel and (inputs % signal.scales or (is_linear and signal.ndim not in (2, None))):
             self._materialise(source, node)
         elif signal.scale is not None:
-            with self.graph.inserting_before(node):
-                module = self.graph.create_node("get_attr", str(node.target))
-                args = (module, source, signal.scale, *node.args[1:])
-                call = self.graph.call_function(call_scaled, args, node.kwargs)
-            node.replace_all_uses_with(call)
-            self.graph.erase_node(node)
-            node = call
+            self._let_call(node, call_scaled, source, signal.scale, *node.args[1:])
         self.signals[node] = result
 
     def _norm(self, node: fx.Node, source: fx.Node) -> None:
@@ -82,15 +76,11 @@ class SignalRules(BatchDimension):
 
     def _identity(self, node: fx.Node, source: fx.Node) -> None:
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if type(module) not in _DROPOUTS:
+        if type(module) in _DROPOUTS:
+            self._let_call(node, timefold.drop, source, self.batch)
+            self.signals[node] = self.signals[source]
+        else:
             self._bypass(node, source)
-            return
-        with self.graph.inserting_before(node):
-            dropout = self.graph.create_node("get_attr", str(node.target))
-            dropped = self.graph.call_function(timefold.drop, (dropout, source, self.batch))
-        node.replace_all_uses_with(dropped)
-        self.graph.erase_node(node)
-        self.signals[dropped] = self.signals[source]
 
     def _channelwise(self, node: fx.Node, source: fx.Node) -> None:
         """Average pooling and its like: a threshold passes, a train becomes a current unless elements are copied."""

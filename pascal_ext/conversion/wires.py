@@ -105,6 +105,12 @@ class Wires:
         node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
         return inserted
 
+    def _let_call(self, node: fx.Node, function: Callable[..., Any], *args: Any) -> None:
+        """Let ``node``, a call of a module, call ``function`` instead, with the module and ``args``."""
+        with self.graph.inserting_before(node):
+            module = self.graph.create_node("get_attr", str(node.target))
+        node.op, node.target, node.args = "call_function", function, (module, *args)
+
     def _bypass(self, node: fx.Node, source: fx.Node) -> None:
         node.replace_all_uses_with(source)
         self.graph.erase_node(node)

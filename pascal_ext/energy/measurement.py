@@ -183,7 +183,7 @@ def _reset(network: nn.Module, all_modules: bool) -> None:
         return
     for name, module in network.named_modules():
         method = getattr(module, "reset", None)
-        if not callable(method) or not (all_modules or _is_neuron(module)):
+        if not callable(method) or not (all_modules or _keeps_state(module)):
             continue
         try:
             inspect.signature(method).bind()
@@ -195,7 +195,7 @@ def _reset(network: nn.Module, all_modules: bool) -> None:
         method()
 
 
-def _is_neuron(module: nn.Module) -> bool:
+def _keeps_state(module: nn.Module) -> bool:
     """Whether ``reset()`` of a module is about its state: it has no weights, or memories as SpikingJelly's have."""
     return hasattr(module, "_memories") or next(module.parameters(), None) is None
 

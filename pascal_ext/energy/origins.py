@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-DECISIONS = frozenset("ge gt le lt eq ne sign heaviside floor ceil round trunc argmax".split())
+_DECISIONS = frozenset("ge gt le lt eq ne sign heaviside floor ceil round trunc argmax".split())
 
 
 class Origin(enum.Flag):
@@ -47,7 +47,7 @@ class Origins:
         if not origin:
             return
         name = operation._overloadpacket.__name__.rstrip("_")
-        if weighs or name in DECISIONS or operation.namespace != "aten":  # of others, neurons are made
+        if weighs or name in _DECISIONS or operation.namespace != "aten":  # of others, neurons are made
             origin = Origin.MADE
         self._known.update(dict.fromkeys(_memories(result), origin))
 
