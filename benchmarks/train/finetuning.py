@@ -265,7 +265,8 @@ class FineTuning(L.LightningModule):
         checkpoint["floors"] = self.floors
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        set_levels(self.student, checkpoint["levels"])
+        if checkpoint["levels"]:  # a ReLU network has none
+            set_levels(self.student, checkpoint["levels"])
         self.floors = checkpoint["floors"]
 
     def _inputs(self, images: Tensor) -> Tensor:

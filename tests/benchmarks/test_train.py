@@ -65,6 +65,8 @@ def run(tiny: str, weights: str) -> Run:
 def trained(run: Run, tree: Path, output: Path, **options: Any) -> nn.Module:
     row = training.train(run, tree, output, **QUIET, **options)
     assert row is not None
+    if run.levels == "relu":
+        return load_relu(run.model, 10, output / "model.pt")
     return load_qcfs(output / "model.pt")
 
 
@@ -183,6 +185,14 @@ def test_a_relu_network_is_trained_and_can_be_the_start(run: Run, tree: Path, tm
     row_of_qcfs = training.train(again, tree, tmp_path / "qcfs", **QUIET)
     assert row_of_qcfs is not None
     assert row_of_qcfs["relu_accuracy"] == row["accuracy"]
+
+
+def test_a_relu_network_goes_on_as_it_would_have(
+    run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dataclasses.replace(run, levels="relu")
+    whole = trained(run, tree, tmp_path / "whole")
+    assert same(resumed(run, tree, tmp_path / "cut", 1, monkeypatch), whole)
 
 
 @pytest.mark.parametrize("changed", [{"start": "model.pt"}, {"reallocate_at": 1}])
