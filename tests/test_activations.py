@@ -105,6 +105,33 @@ def test_a_relu_may_be_written_out(written: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "ceiling"),
+    [
+        (lambda x: F.relu(x).clamp(max=2), 2.0),
+        (lambda x: torch.clamp(F.relu(x), None, 0.5), 0.5),
+        (lambda x: x.relu().clamp_max(0.5), 0.5),
+        (lambda x: F.relu6(x).clamp_(max=0.5), 0.5),
+        (lambda x: x.clamp(0, 0.25).clamp(max=0.5), 0.25),
+        (lambda x: torch.maximum(x, torch.tensor(0.0)).clip(max=0.5).clamp(max=0.25), 0.25),
+    ],
+)
+def test_a_ceiling_may_come_second(written: Any, ceiling: float) -> None:
+    model, x = Net(lambda m, x: m.a(x) + written(m.b(x)), a=nn.Linear(6, 4), b=nn.Linear(6, 4)), torch.randn(32, 6)
+    traced = trace(model)
+    assert list(relu_layers(traced).values()) == [ceiling]
+    assert torch.equal(traced(x), model(x))
+
+
+def test_a_ceiling_of_the_activation_alone() -> None:
+    """What else reads the ReLU reads it still."""
+    model = Net(lambda m, x: (lambda y: y - y.clamp(max=0.5))(F.relu(m.a(x))), a=nn.Linear(6, 4))
+    x = torch.randn(32, 6)
+    traced = trace(model)
+    assert sorted(relu_layers(traced).values()) == [0.5, math.inf]
+    assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize(
     "other",
     [
         lambda x: torch.maximum(x, torch.tensor(0.1)),
@@ -121,6 +148,8 @@ def test_a_relu_may_be_written_out(written: Any) -> None:
         lambda x: x.masked_fill(x > 0, 0),
         lambda x: x * (x * 2 > 0),
         lambda x: x * (x == 0),
+        lambda x: x.clamp(max=0.5),
+        lambda x: (x + 1).clamp(max=0.5).cos(),
     ],
 )
 def test_what_is_nearly_a_relu(other: Any) -> None:

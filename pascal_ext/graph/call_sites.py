@@ -111,10 +111,14 @@ def function_kind(node: fx.Node) -> str:
 
 def name_rectifiers(traced: fx.GraphModule) -> None:
     """Let ``torch.maximum(x, zeros)``, ``torch.where(x > 0, x, 0)``, ``x.masked_fill(x < 0, 0)`` and ``x * (x > 0)``
-    call ``F.relu``, which they are.
+    call ``F.relu``, which they are; and ``relu(x).clamp(max=c)`` ``x.clamp(0, c)``.
     """
     changing = varying(traced.graph)
     for node in traced.graph.nodes:
+        ceiling = _second_ceiling(node, traced)
+        if ceiling is not None:
+            source = first_argument(first_argument(node))
+            node.op, node.target, node.args, node.kwargs = "call_function", torch.clamp, (source, 0, ceiling), {}
         source = _rectified(node, traced) if node in changing and node.op != "call_module" else None
         if source is not None:
             node.op, node.target, node.args, node.kwargs = "call_function", F.relu, (source,), {}
@@ -151,6 +155,21 @@ def _rectified(node: fx.Node, root: nn.Module) -> fx.Node | None:
         if isinstance(chosen, fx.Node) and chosen is mask.args[0] and _is_zero(other, chosen, root):
             return chosen
     return None
+
+
+def _second_ceiling(node: fx.Node, root: nn.Module) -> float | None:
+    """The upper bound of a ReLU-like activation after another, of what ``relu(x).clamp(max=c)`` computes of x."""
+    if name_of(node) == "clamp_max":
+        low, high = None, argument(node, 1, "max", None)
+    elif function_kind(node) == "clamp":
+        low, high = argument(node, 1, "min", None), argument(node, 2, "max", None)
+    else:
+        return None
+    if low is not None or not isinstance(high, (int, float)) or not 0 < high < math.inf:
+        return None
+    source = first_argument(node)
+    first = activation_ceiling(source, root) if isinstance(source, fx.Node) else None
+    return None if first is None else min(high, first)  # as it is written: integers stay integers
 
 
 def _is_zero(value: Any, like: Any, root: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from pascal_ext.graph.call_sites import (
 )
 from pascal_ext.graph.inplace import remove_inplace
 from pascal_ext.graph.operations import source_line
+from pascal_ext.graph.synonyms import write_out
 from pascal_ext.graph.traceable import (
     check_traceable,
     copied,
@@ -102,6 +103,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     first_arguments_by_position(traced)
     remove_frozen_drops(traced)
     remove_inplace(traced)
+    write_out(graph)
     name_rectifiers(traced)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)

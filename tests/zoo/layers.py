@@ -184,6 +184,14 @@ LAYERS: dict[str, Case] = {
     "product with a matrix": net(
         lambda m, x: relu(relu(m.a(x)) @ m.w) @ m.w.T, 7, a=nn.Linear(7, 5), w=parameter(5, 4)
     ),
+    "sum with a product": net(
+        lambda m, x: torch.addmm(m.v, relu(torch.addmm(m.u, x, m.w)), m.w.t()).addmm(relu(m.a(x)), m.w.T),
+        7,
+        a=nn.Linear(7, 4),
+        w=parameter(7, 4),
+        u=parameter(4),
+        v=parameter(7),
+    ),
     "product of tokens with a matrix": net(
         lambda m, x: torch.matmul(relu(torch.mm(x.mean(1), m.w.t())).unsqueeze(1) + relu(m.a(x)), m.v).mean(1),
         5,

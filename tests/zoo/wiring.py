@@ -60,6 +60,13 @@ def _shapes_of_others(m: Any, x: Tensor) -> Tensor:
     )
 
 
+def _like_others(m: Any, x: Tensor) -> Tensor:
+    y = relu(m.a(x))
+    z = relu(m.b(x)).flatten(1).view_as(y) + relu(m.c(x)).flatten(2).reshape_as(y).type_as(x)
+    wide = y.mean((2, 3), keepdim=True).expand_as(z) + torch.broadcast_to(x.mean(1, keepdim=True), y.shape)
+    return m.end((z + wide) * m.scale.to(x) + m.scale.expand_as(y))
+
+
 def _asserting(m: Any, x: Tensor) -> Tensor:
     torch._assert(x.ndim == 4, "expected images")
     return relu(m.a(x)) + relu(m.b(x))
@@ -242,6 +249,7 @@ WIRING: dict[str, Case] = {
         **branches(),
     ),
     "shapes of others": net(_shapes_of_others, **branches()),
+    "like others": net(_like_others, scale=parameter(4, 1, 1), **branches()),
     "moved axes": net(lambda m, x: m.end(relu(m.a(x)).moveaxis(1, 2).mT.movedim(3, 1)), **branches()),
     "running sums": net(lambda m, x: m.end(relu(m.a(x)).cumsum(1)).cumsum(dim=-1), **branches()),
     "matrix on the left": net(

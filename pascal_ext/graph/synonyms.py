@@ -1,0 +1,50 @@
+"""Operations that are others in a shorter form, written out as those: ``y.expand_as(x)`` is ``y.expand(x.shape)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, name_of
+
+_SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
+
+
+def write_out(graph: fx.Graph) -> None:
+    """Write out what is shaped, or typed, like another tensor, and sums with a product of matrices."""
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "call_method"):
+            continue
+        x, other = argument(node, 0, "input", None), argument(node, 1, "other", None)
+        match name_of(node):
+            case "expand_as" | "view_as" | "reshape_as" if isinstance(other, fx.Node):
+                _become(node, _SHAPED_LIKE[name_of(node)], x, _attribute(node, other, "shape"))
+            case "broadcast_to":
+                _become(node, "expand", x, argument(node, 1, "size", None))
+            case "type_as" | "to" if isinstance(other, fx.Node) and not _is_metadata(other):
+                _become(node, "to", x, _attribute(node, other, "device"), _attribute(node, other, "dtype"))
+            case "addmm" if len(node.args) == 3 and not node.kwargs:  # else it has factors
+                product = _insert(node, torch.mm, *node.args[1:])
+                node.op, node.target, node.args = "call_function", torch.add, (product, x)
+
+
+def _become(node: fx.Node, method: str, *args: Any) -> None:
+    node.op, node.target, node.args, node.kwargs = "call_method", method, args, {}
+
+
+def _attribute(before: fx.Node, tensor: fx.Node, name: str) -> fx.Node:
+    return _insert(before, getattr, tensor, name)
+
+
+def _insert(before: fx.Node, function: Any, *args: Any) -> fx.Node:
+    with before.graph.inserting_before(before):
+        inserted = before.graph.call_function(function, args)
+    inserted.meta = dict(before.meta)  # with the user's source line
+    return inserted
+
+
+def _is_metadata(node: fx.Node) -> bool:
+    """Whether ``x.to(node)`` is given a dtype or a device, and not a tensor."""
+    return name_of(node) == "getattr" and node.args[1] in METADATA_ATTRIBUTES
