@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -74,10 +75,20 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` is recording."""
+    return not torch.compiler.is_compiling() and bool(torch._C._is_tracing())
+
+
+def has_tangents() -> bool:
+    """Whether tensors may carry tangents, of forward-mode differentiation (``torch.func.jvp``, ``jacfwd``)."""
+    return forward_ad._current_level >= 0
+
+
 def is_symbolic() -> bool:
     """Whether tensors may stand for others: while compiling, in ``torch.jit.trace``, and in a transform. What is then
     done in place, or decided by a shape, may be lost, or hold for these tensors alone.
     """
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    if torch.compiler.is_compiling() or is_jit_tracing():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -178,5 +178,4 @@ ANALOG: dict[str, Case] = REFUSED | {
     "recurrent": net(_recurrent, embed=nn.Linear(36, 8), lstm=nn.LSTM(8, 6, batch_first=True), head=nn.Linear(6, 5)),
     "moments": net(_moments, head=nn.Linear(4, 5), **branches()),
     "division by the batch size of a product": net(lambda m, x: relu(m.a(x)) * m.b(x) / x.size(0), **branches()),
-    "number of elements": net(lambda m, x: relu(m.a(x)) / x.numel() * 100, **branches()),
 }

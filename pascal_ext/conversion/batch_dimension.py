@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -52,6 +53,8 @@ class BatchDimension(Wires):
         """A tensor that was made as large as the batch (``token.expand(n, -1)``, ``x.new_zeros(n, c)``)."""
         if sources and not name_of(node).startswith("new_"):
             return False
+        if getattr(node.target, "__module__", None) in (operator.add.__module__, math.__name__):
+            return False  # arithmetic with the number of samples
         shape = shape_argument(node) if node.op in ("call_function", "call_method") else ()
         if not shape or (shape[0] is not self.batch and asked_shape(shape[0]) not in self.signals):
             return False

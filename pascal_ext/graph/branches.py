@@ -92,11 +92,12 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
     ``len(x)`` is ``x.size(0)``, and that of its shape ``x.dim()``; ``isinstance`` asks for ``class_of(x)``. Python's
     own insists on an integer, so a proxy's ``__len__`` could not give a symbol; and a proxy that called itself a tensor
     would be taken for one by torch's C++ code, too. What makes tensors, ``torch.zeros(x.shape[0], 6)``, takes proxies.
-    A block in autocast is refused, since no graph has it.
+    ``torch.as_tensor(x)`` is x. A block in autocast is refused, since no graph has it.
     """
     # Tracing may import this, and it keeps the functions that it then sees: let it see Python's own.
     importlib.import_module("torch._dynamo.trace_rules")
     real_len, real_isinstance, real_enter = builtins.len, builtins.isinstance, torch.autocast.__enter__
+    real_jit_isinstance, real_as_tensor = torch.jit.isinstance, torch.as_tensor
     thread = threading.get_ident()
 
     def symbolic_len(value: Any, /) -> Any:
@@ -116,6 +117,19 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
         asker = sys._getframe(1).f_globals.get("__name__", "")
         is_ours = asker.startswith(("torch.", "pascal_ext."))  # which have to tell proxies from tensors
         return real_isinstance(value, fx.Proxy) and not is_ours and issubclass(class_of(value), kinds)
+
+    def symbolic_jit_isinstance(value: Any, kinds: Any) -> bool:
+        is_class = all(real_isinstance(kind, type) for kind in (kinds if real_isinstance(kinds, tuple) else (kinds,)))
+        if real_isinstance(value, fx.Proxy) and is_class:  # else it is List[Tensor], say
+            return issubclass(class_of(value), kinds)
+        return real_jit_isinstance(value, kinds)
+
+    def symbolic_as_tensor(data: Any, dtype: torch.dtype | None = None, device: Any = None) -> Any:
+        if not real_isinstance(data, fx.Proxy):
+            return real_as_tensor(data, dtype=dtype, device=device)
+        for asked in (device, dtype):
+            data = data if asked is None else data.to(asked)
+        return data
 
     def refuse(autocast: Any) -> Any:
         if autocast._enabled and threading.get_ident() == thread:
@@ -138,6 +152,8 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
     symbolic: dict[tuple[Any, str], Any] = {
         (builtins, "len"): symbolic_len,
         (builtins, "isinstance"): symbolic_isinstance,
+        (torch.jit, "isinstance"): symbolic_jit_isinstance,
+        (torch, "as_tensor"): symbolic_as_tensor,
         (torch.autocast, "__enter__"): refuse,
         **{(torch, function.__name__): symbolic_creation(function) for function in CREATIONS},
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape
 
 
 def write_out(graph: fx.Graph) -> None:
-    """Write out what is shaped, or typed, like another tensor, and sums with a product of matrices."""
+    """Write out what is shaped, or typed, like another tensor, sums with a product of matrices, and numbers of elements,
+    in which the size of the batch is a factor.
+    """
     for node in list(graph.nodes):
         if node.op not in ("call_function", "call_method"):
             continue
@@ -23,8 +27,13 @@ def write_out(graph: fx.Graph) -> None:
                 _become(node, _SHAPED_LIKE[name_of(node)], x, _attribute(node, other, "shape"))
             case "broadcast_to":
                 _become(node, "expand", x, argument(node, 1, "size", None))
-            case "type_as" | "to" if isinstance(other, fx.Node) and not _is_metadata(other):
+            case "type_as" | "to" if isinstance(other, fx.Node) and other.op != "get_attr" and not _is_metadata(other):
                 _become(node, "to", x, _attribute(node, other, "device"), _attribute(node, other, "dtype"))
+            case "numel" | "nelement":
+                rest = _insert(node, operator.getitem, _attribute(node, x, "shape"), slice(1, None))
+                sizes = _insert(node, math.prod, rest)
+                rows = _insert(node, operator.getitem, _attribute(node, x, "shape"), 0)
+                node.op, node.target, node.args, node.kwargs = "call_function", operator.mul, (rows, sizes), {}
             case "addmm" if len(node.args) == 3 and not node.kwargs:  # else it has factors
                 product = _insert(node, torch.mm, *node.args[1:])
                 node.op, node.target, node.args = "call_function", torch.add, (product, x)

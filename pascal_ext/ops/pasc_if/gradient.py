@@ -57,6 +57,16 @@ def activation_gradient(
     return grad_z.to(z.dtype), total.reshape(threshold.shape).to(threshold.dtype) if needs_threshold else None
 
 
+def activation_tangent(
+    tangent_z: Tensor, tangent_threshold: Tensor, z: Tensor, threshold: Tensor, levels: int
+) -> Tensor:
+    """The derivative of ``QCFS(z)`` along a direction, with the slopes of :func:`activation_gradient`."""
+    by = broadcastable(threshold, z, 1)
+    grad_z, slope = _slopes(torch.ones_like(z, dtype=by.dtype), z.to(by.dtype), by, levels, True)
+    assert slope is not None
+    return (grad_z * tangent_z + slope * broadcastable(tangent_threshold, z, 1)).to(z.dtype)
+
+
 def _slopes(
     grad: Tensor, z: Tensor, threshold: Tensor, levels: int, needs_threshold: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
@@ -69,6 +79,18 @@ def _slopes(
     u = u.floor() if out is None else u.floor_()  # where gradients are recorded, u is needed as it was
     activation = u.clamp_(0, levels).mul_(grad).mul_(1 / levels)
     return grad_z, activation.addcmul_(grad_z, z / threshold, value=-1)
+
+
+def train_tangent(
+    tangent_x: Tensor, tangent_threshold: Tensor, x_seq: Tensor, threshold: Tensor, levels: int
+) -> Tensor:
+    """The derivative of a spike train along a direction, [L, N, ...], with the slopes of :func:`train_gradient`."""
+    dtype = accumulation_dtype(x_seq.dtype)
+    z, by = x_seq.mean(0, dtype=dtype), broadcastable(threshold, x_seq, 2)
+    u = shifted(z, divisor_of(by, levels), levels)
+    inside = torch.ops.aten.hardtanh_backward(torch.ones_like(u), u, 0.5, levels + 0.5) / by
+    along = tangent_x.mean(0, dtype=dtype) - z / by * broadcastable(tangent_threshold, x_seq, 2)
+    return (inside * along).to(x_seq.dtype).expand(levels, *z.shape)
 
 
 def train_gradient(grad: Tensor, x_seq: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:

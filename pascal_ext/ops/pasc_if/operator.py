@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pascal_ext.observers import is_transformed
+from pascal_ext.observers import has_tangents, is_transformed
 from pascal_ext.ops.pasc_if import vectorised
 from pascal_ext.ops.pasc_if.autograd import traceable_train
 from pascal_ext.ops.pasc_if.cupy import CUPY
@@ -127,6 +127,6 @@ def pasc_if_settled(x_seq: Tensor, v_threshold: Tensor, levels: int, reference: 
 
 def _looks_inside(backend: str, x_seq: Tensor) -> bool:
     """Whether to call the closed form itself: compilers fuse it, and transforms know no rule of the operators."""
-    if is_transformed():
+    if is_transformed() or has_tangents():
         return backend in ("auto", "torch")
     return torch.compiler.is_compiling() and (backend == "torch" or (backend == "auto" and x_seq.device.type == "cpu"))

@@ -1,0 +1,179 @@
+"""What stands behind each layer of a network: the layers that it reads, its synapses, and their multiplications."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pascal_ext.allocation.statistics import Layer
+from pascal_ext.data import Batch, inputs_of
+from pascal_ext.energy.fan_in import Synapses, gathered, layer_fan_in
+from pascal_ext.graph.kinds import Kind, kind_of
+from pascal_ext.graph.operations import argument, einsum_terms, name_of, padded_dims
+
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class Operation(NamedTuple):
+    """One convolution or linear map.
+
+    Attributes:
+        sources: the layers that it reads; none where it reads the network's inputs.
+        products: its multiplications for one sample; zero padding is no synapse.
+        averaged: whether it reads averages of spikes, which are no spikes.
+        density: how much more often its inputs are active than the layers that they come from: behind a max pooling
+            more, behind a padding less often.
+    """
+
+    sources: tuple[str, ...]
+    products: float
+    averaged: bool = False
+    density: float = 1.0
+
+
+@dataclass
+class Structure:
+    """Which layers a layer reads, and through how many synapses.
+
+    Attributes:
+        sources: layer -> the layers that its currents come from, in the order of execution; empty for the inputs.
+        fan_in: layer -> synapses of one neuron, as :func:`pascal_ext.energy.fan_ins` has them; functions with weights
+            count here, too.
+        operations: the convolutions and linear maps, in the order of execution.
+        ends: the layers that the outputs come from.
+    """
+
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    fan_in: dict[str, float] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+    ends: tuple[str, ...] = ()
+
+
+class _Survey(fx.Interpreter):
+    """Runs the graph on one batch, and notes for each value which layers and synapses stand behind it."""
+
+    def __init__(self, traced: fx.GraphModule, layers: Mapping[str, Layer], samples: int) -> None:
+        super().__init__(traced)
+        self.layers, self.samples = layers, samples
+        self.structure = Structure()
+        self._sources: dict[fx.Node, dict[str, None]] = {}  # the layers that a value is made from
+        self._behind: dict[fx.Node, Synapses] = {}
+        self._shapes: dict[fx.Node, torch.Size] = {}
+        self._averaged: set[fx.Node] = set()
+        self._density: dict[fx.Node, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        sources: dict[str, None] = {}
+        synapses = gathered(n, self._behind, self._size)
+        for node in n.all_input_nodes:
+            sources |= self._sources[node]
+        density = max((self._density[node] for node in n.all_input_nodes if self._sources[node]), default=1.0)
+        averaged = _averages(n, self.module) or not self._averaged.isdisjoint(n.all_input_nodes)
+        if isinstance(result, Tensor):
+            self._shapes[n] = result.shape
+            density *= self._gain(n, result)
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+            sources, synapses = {}, {}  # a size, say: no activation is in it
+        elif n.op == "placeholder":
+            synapses = {n: 1.0}
+        elif n.op == "call_module" and n.target in self.layers:
+            name = str(n.target)
+            self.structure.sources[name] = tuple(sources)
+            self.structure.fan_in[name] = sum(synapses.values()) or 1.0  # of constants alone
+            sources, synapses, averaged, density = {name: None}, {n: 1.0}, False, 1.0
+        elif n.op == "output":
+            self.structure.ends = tuple(sources)
+        elif (found := self._synapses(n, result)) is not None:
+            fan_in, operations = found
+            operation = Operation(tuple(sources), operations / self.samples, averaged and bool(sources), density)
+            self.structure.operations.append(operation)
+            synapses, averaged, density = {n: fan_in}, False, 1.0
+        self._sources[n], self._behind[n], self._density[n] = sources, synapses, density
+        if averaged:
+            self._averaged.add(n)
+        return result
+
+    def _gain(self, n: fx.Node, result: Tensor) -> float:
+        """How much higher the mean of a max pooling, or of a padding, is than that of what it reads; 1 of others."""
+        if n.op in ("placeholder", "output", "get_attr"):
+            return 1.0
+        if kind_of(n, self.module) is not Kind.MAX_POOL and not padded_dims(n, self.module):
+            return 1.0
+        before = self.env[n.all_input_nodes[0]].mean(dtype=torch.float64)
+        return float(result.mean(dtype=torch.float64) / before) if before > 0 else 1.0
+
+    def _size(self, n: fx.Node, dim: int) -> int | None:
+        return self._shapes[n][dim] if n in self._shapes else None
+
+    def _synapses(self, n: fx.Node, result: Any) -> tuple[float, float] | None:
+        """Synapses of one output, and multiplications for all, of a convolution or linear map; None for others."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        source: Any = args[0] if args else kwargs.get("input")
+        module: Any = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
+        fan_in = layer_fan_in(module)
+        if fan_in is not None:
+            weight, transposed = module.weight, getattr(module, "transposed", False)
+        elif n.target is F.linear or n.target in (*_CONVOLUTIONS, *_TRANSPOSED):
+            weight, transposed = args[1] if len(args) > 1 else kwargs["weight"], n.target in _TRANSPOSED
+            fan_in = source.numel() * weight[0].numel() / result.numel() if transposed else weight[0].numel()
+        elif name_of(n) in ("matmul", "mm", "bmm"):
+            return source.shape[-1], float(result.numel() * source.shape[-1])
+        elif name_of(n) == "einsum" and einsum_terms(n)[0]:
+            products = _products(*args)
+            return products / result.numel(), float(products)
+        else:
+            return None
+        if transposed:
+            return fan_in, float(source.numel() * weight[0].numel())  # each input reaches weight[0] outputs
+        if isinstance(module, nn.Linear) or n.target is F.linear:
+            return fan_in, float(result.numel() * weight[0].numel())
+        ones = torch.ones(source.shape, device=source.device), torch.ones(weight.shape, device=source.device)
+        if module is not None:
+            reached = module._conv_forward(*ones, None)
+        else:
+            options = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
+            reached = n.target(*ones, None, *args[3:], **options)
+        return fan_in, float(reached.sum(dtype=torch.float64))  # taps in the padding are no synapses
+
+
+def _averages(n: fx.Node, root: nn.Module) -> bool:
+    """Whether an operation turns spikes into averages, or into sums."""
+    if n.op in ("placeholder", "output", "get_attr"):
+        return False
+    kind = kind_of(n, root)
+    if kind is Kind.LINEAR:
+        return name_of(n) in ("mean", "sum", "cumsum", "fold") or n.op == "call_module"
+    if n.op == "call_module":
+        mode = getattr(root.get_submodule(str(n.target)), "mode", "")  # of an upsampling
+    else:
+        mode = argument(n, 3, "mode", "nearest") if name_of(n) in ("interpolate", "upsample") else ""
+    return kind is Kind.CHANNELWISE and not padded_dims(n, root) and not mode.startswith("nearest")
+
+
+def _products(equation: str, *operands: Any) -> int:
+    """Multiplications of an einsum: the product of the sizes that its subscripts stand for."""
+    tensors = operands[0] if isinstance(operands[0], (tuple, list)) else operands
+    sizes: dict[str, int] = {}
+    for term, operand in zip(equation.replace(" ", "").partition("->")[0].split(","), tensors, strict=True):
+        sizes |= zip(term, operand.shape, strict=True)
+    return math.prod(sizes.values())
+
+
+def survey(traced: fx.GraphModule, layers: Mapping[str, Layer], batch: Batch) -> Structure:
+    """The structure of a graph; ``batch`` gives the shapes."""
+    inputs = inputs_of(traced, batch)
+    samples = next(len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim > 0)
+    run = _Survey(traced, layers, samples)
+    run.run(*inputs)
+    return run.structure
+
+
