@@ -27,6 +27,12 @@ class Batch(NamedTuple):
     target: Any
 
 
+def cloned(batch: Batch) -> Batch:
+    """A batch of its own, for a model that may write over its inputs: one that begins with an in-place ReLU does."""
+    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (batch.args, batch.kwargs))
+    return Batch(args, kwargs, batch.target)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter or buffer; the CPU where it has none."""
     for tensor in (*model.parameters(), *model.buffers()):

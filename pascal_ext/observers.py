@@ -86,9 +86,9 @@ def has_tangents() -> bool:
 
 
 def is_symbolic() -> bool:
-    """Whether tensors may stand for others: while compiling, in ``torch.jit.trace``, and in a transform. What is then
-    done in place, or decided by a shape, may be lost, or hold for these tensors alone.
+    """Whether tensors may stand for others: while compiling, in ``torch.jit.trace``, with tangents, and in a transform.
+    What is then done in place, or decided by a shape, may be lost, or hold for these tensors alone.
     """
-    if torch.compiler.is_compiling() or is_jit_tracing():
+    if torch.compiler.is_compiling() or is_jit_tracing() or has_tangents():
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import pickle
 
@@ -294,3 +295,14 @@ def test_gradients_of_gradients(threshold: Tensor | float) -> None:
     torch.testing.assert_close(gradient, 2 * layer(x))
     (second,) = torch.autograd.grad(gradient.sum(), x)
     torch.testing.assert_close(second, torch.full_like(x, 2.0))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
+def test_is_traced_with_gradients_on() -> None:
+    """TorchScript holds no function of Python's, so what it records has no straight-through gradient."""
+    model, x = nn.Sequential(nn.Linear(4, 3), QCFS(4), nn.Linear(3, 2)), torch.randn(5, 4)
+    for network in (model, convert(model, execution="counts")):
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.trace(network, x), file)
+        file.seek(0)
+        assert torch.equal(torch.jit.load(file)(x * 2), network(x * 2))

@@ -13,8 +13,8 @@ from pascal_ext.adapters.snntorch.compat import SpikingNeuron
 from pascal_ext.adapters.snntorch.network import PascalNetwork
 from pascal_ext.adapters.snntorch.neuron import PascalIF
 from pascal_ext.conversion import convert as core
-from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.network.spiking_network import SpikingNetwork
+from pascal_ext.neuron import PascIF
 from pascal_ext.plan import Levels
 from pascal_ext.saving import io
 
@@ -33,12 +33,7 @@ def convert(
     Raises:
         UnsupportedOperationError: the model is a spiking network already; or see :func:`pascal_ext.convert`.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, SpikingNeuron):
-            raise UnsupportedOperationError(
-                f"{name or 'the model'!r} is a {type(module).__name__}, a spiking neuron: hand in the ANN, the same "
-                "layers with nn.ReLU or pascal_ext.QCFS where the neurons are"
-            )
+    core.check_is_ann(model, (SpikingNeuron, PascIF))
     classes = {"neuron": PascalIF, "network": PascalNetwork}
     return core.convert(model, dataloader, levels, **{**classes, **options})
 

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from pascal_ext.adapters.spikingjelly import compat
 from pascal_ext.adapters.spikingjelly.network import PascalNetwork
 from pascal_ext.adapters.spikingjelly.node import PascalIFNode
 from pascal_ext.conversion import convert as core
 from pascal_ext.data import device_of
+from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.graph.traceable import copied
 from pascal_ext.network.spiking_network import SpikingNetwork
+from pascal_ext.neuron import PascIF
 from pascal_ext.plan import Levels
 from pascal_ext.saving import io
 
@@ -36,7 +39,18 @@ def convert(
         levels: see :func:`pascal_ext.convert`.
         device: of the result, and of the calibration; that of the model where nothing is said.
         options: the other keyword arguments of :func:`pascal_ext.convert`.
+
+    Raises:
+        UnsupportedOperationError: the model is a spiking network already, or its layers take sequences; or see
+            :func:`pascal_ext.convert`.
     """
+    core.check_is_ann(model, (compat.load("neuron").BaseNode, PascIF))
+    for name, module in model.named_modules():
+        if isinstance(module, compat.base.StepModule) and module.step_mode == "m":
+            raise UnsupportedOperationError(
+                f"{name or 'the model'!r} ({type(module).__name__}) is in step mode 'm', and takes sequences: "
+                "functional.set_step_mode(model, 's') makes it the ANN"
+            )
     if device is not None and torch.device(device) != device_of(model):
         model = copied(model).to(device)
     classes = {"neuron": PascalIFNode, "network": PascalNetwork}

@@ -15,6 +15,11 @@ class PascalNetwork(SpikingNetwork, HostModule):
     and neurons have the names that they have in the ANN.
     """
 
+    def reset(self) -> None:
+        """Also of memories that a subclass has registered, SpikingJelly's way."""
+        super().reset()
+        HostModule.reset(self)
+
     @property
     def _settles(self) -> bool:
         """Not while SpikingJelly counts operations: the settling pass is none of the spiking network's."""

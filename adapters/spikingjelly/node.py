@@ -43,6 +43,11 @@ class PascalIFNode(PascIF, HostModule):
         super().__init__(levels, v_threshold, backend=backend, execution=execution)
         self.step_mode = step_mode
 
+    def reset(self) -> None:
+        """Also of memories that a subclass has registered, SpikingJelly's way."""
+        super().reset()
+        HostModule.reset(self)
+
     def forward(self, x_seq: Tensor, reference: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         if self.step_mode == "s" and not self.whole_windows:
             self.single_step_forward(x_seq)

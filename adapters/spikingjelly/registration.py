@@ -12,6 +12,7 @@ from torch import nn
 
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES, Converter
 from pascal_ext.adapters.spikingjelly.conversion import check_options, convert
+from pascal_ext.errors import InvalidArgumentError
 
 MODE = "pascal"
 
@@ -108,5 +109,13 @@ def _init_from_mode(
 
 
 def _forward(converter: Any, ann: nn.Module) -> nn.Module:
-    """What a converter of 0.0.0.0.14 with the mode does when it is called."""
+    """What a converter of 0.0.0.0.14 with the mode does when it is called.
+
+    Raises:
+        InvalidArgumentError: the mode is another one by now.
+    """
+    if not _is_mode(converter.mode):
+        raise InvalidArgumentError(
+            f"this converter was made for mode {MODE!r}, and its mode is {converter.mode!r} now; make another Converter"
+        )
     return convert(ann, converter.dataloader, converter.levels, device=converter.device, **converter.options)

@@ -16,6 +16,7 @@ from pascal_ext.errors import InvalidArgumentError
 
 COSTS = ("mean_levels", "effective_timesteps", "energy", "latency")
 
+
 def energy(structure: Structure, layers: Mapping[str, Layer], choices: Mapping[str, Sequence[int]]) -> Table:
     r"""Layer -> levels -> nanojoules for one sample.
 
@@ -28,7 +29,7 @@ def energy(structure: Structure, layers: Mapping[str, Layer], choices: Mapping[s
     (docs/allocation.md) is not looked into.
     """
     constant = sum(found.products for found in structure.operations if not found.sources)
-    table: Table = {}
+    table: dict[str, dict[int, float]] = {}
     for name, layer in layers.items():
         reads = [found for found in structure.operations if name in found.sources]
         accumulates = sum(found.products * found.density for found in reads if not found.averaged)

@@ -141,7 +141,8 @@ class _Survey(fx.Interpreter):
             reached = module._conv_forward(*ones, None)
         else:
             options = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
-            reached = n.target(*ones, None, *args[3:], **options)
+            function: Any = n.target
+            reached = function(*ones, None, *args[3:], **options)
         return fan_in, float(reached.sum(dtype=torch.float64))  # taps in the padding are no synapses
 
 
@@ -175,5 +176,3 @@ def survey(traced: fx.GraphModule, layers: Mapping[str, Layer], batch: Batch) ->
     run = _Survey(traced, layers, samples)
     run.run(*inputs)
     return run.structure
-
-

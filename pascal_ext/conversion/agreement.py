@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pascal_ext.data import Batch, call
+from pascal_ext.data import Batch, call, cloned
+from pascal_ext.errors import PascalError, TracingError
 from pascal_ext.graph.outputs import tensors_of
 from pascal_ext.graph.traceable import copied
 from pascal_ext.ops.pasc_if.ties import epsilon_of
@@ -24,11 +25,24 @@ REASONS = (
 def warn_of_another_graph(model: nn.Module, traced: fx.GraphModule, batch: Batch) -> None:
     """Compare ``model`` with its graph on one batch, since tracing cannot see all that a ``forward`` may do.
 
+    Raises:
+        TracingError: the graph cannot be run on this batch, and the model can.
+
     Warns:
         UserWarning: their outputs differ.
     """
-    expected = call(copied(model).eval(), batch)  # a copy: it may count its calls, or keep what it computes
-    if not agree(expected, traced(*batch.args, **batch.kwargs)):
+    expected = call(copied(model).eval(), cloned(batch))  # a copy: it may count its calls, or keep what it computes
+    try:
+        found = traced(*batch.args, **batch.kwargs)
+    except PascalError:
+        raise
+    except Exception as error:
+        raise TracingError(
+            f"the graph of {type(model).__name__} does not run on the data that the model itself runs on: "
+            f"{type(error).__name__}: {error}. Tracing has taken another way through forward() than the data does; "
+            "does it ask for the type of a value?"
+        ) from error
+    if not agree(expected, found):
         warnings.warn(
             f"{type(model).__name__} itself gives other outputs than its graph, which is what is converted: {REASONS}",
             stacklevel=3,

@@ -14,7 +14,7 @@ from pascal_ext.calibration.thresholds import calibrate
 from pascal_ext.conversion.agreement import warn_of_another_graph
 from pascal_ext.conversion.lowering import Lowering
 from pascal_ext.data import first_batch
-from pascal_ext.errors import InvalidArgumentError, PlanError
+from pascal_ext.errors import InvalidArgumentError, PlanError, UnsupportedOperationError
 from pascal_ext.graph.traceable import check_has_values, unwrapped
 from pascal_ext.graph.tracing import trace
 from pascal_ext.network.counting import counts_graph
@@ -115,6 +115,20 @@ def convert(
     if not snn.neurons:
         warnings.warn("no layer of the network spikes: the model has no ReLU-like activation", stacklevel=2)
     return snn
+
+
+def check_is_ann(model: nn.Module, neurons: tuple[type[nn.Module], ...]) -> None:
+    """Refuse a network that spikes already, in which ``neurons`` are.
+
+    Raises:
+        UnsupportedOperationError: there is one; the message names it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, neurons):
+            raise UnsupportedOperationError(
+                f"{name or 'the model'!r} is a {type(module).__name__}, a spiking neuron: hand in the ANN, the same "
+                "layers with nn.ReLU or pascal_ext.QCFS where the neurons are"
+            )
 
 
 def _quantise(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pascal_ext.data import batches, call
+from pascal_ext.data import batches, call, cloned
 from pascal_ext.energy.cost import EnergyReport, LayerCost, NeuronCost
 from pascal_ext.energy.cost_model import HOROWITZ_45NM, OperationEnergies
 from pascal_ext.energy.effective import network_effective_timesteps
@@ -82,6 +82,7 @@ def measure(
         with evaluating(network), _observed(network) as observed:
             for batch in batches(dataloader, network, "energy" if progress else None):
                 reset(network)
+                batch = cloned(batch)
                 with counter.watching(network, (batch.args, batch.kwargs)):
                     for _ in range(calls):
                         output = call(network, batch)

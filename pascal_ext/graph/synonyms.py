@@ -15,8 +15,8 @@ _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape
 
 
 def write_out(graph: fx.Graph) -> None:
-    """Write out what is shaped, or typed, like another tensor, sums with a product of matrices, and numbers of elements,
-    in which the size of the batch is a factor.
+    """Write out what is shaped, or typed, like another tensor, sums with a product of matrices, and numbers of
+    elements, in which the size of the batch is a factor.
     """
     for node in list(graph.nodes):
         if node.op not in ("call_function", "call_method"):

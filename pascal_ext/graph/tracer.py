@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor, fx, nn
 
 from pascal_ext.graph.branches import Example, as_traced, is_number, is_told, symbolic_python
+from pascal_ext.graph.norms import is_plain
 from pascal_ext.graph.operations import asked_sizes, dims_of, name_of
 from pascal_ext.graph.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
@@ -133,4 +134,5 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A layer whose ``forward`` was exchanged (``layer.forward = ...``) is what that does, and not its class."""
-        return isinstance(m, QCFS) or ("forward" not in vars(m) and super().is_leaf_module(m, module_qualified_name))
+        own = is_plain(m) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, QCFS) or ("forward" not in vars(m) and own)

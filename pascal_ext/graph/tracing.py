@@ -22,6 +22,7 @@ from pascal_ext.graph.call_sites import (
     remove_frozen_drops,
 )
 from pascal_ext.graph.inplace import remove_inplace
+from pascal_ext.graph.norms import norms_to_modules
 from pascal_ext.graph.operations import source_line
 from pascal_ext.graph.synonyms import write_out
 from pascal_ext.graph.traceable import (
@@ -105,6 +106,7 @@ def trace(model: nn.Module, data: Iterable[Any] | None = None) -> fx.GraphModule
     remove_inplace(traced)
     write_out(graph)
     name_rectifiers(traced)
+    norms_to_modules(traced, model)
     graph.eliminate_dead_code()
     dropouts_to_modules(traced)
     _lose_hooks(source, traced)

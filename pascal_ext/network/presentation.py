@@ -52,7 +52,8 @@ def presented(inputs: Any, step_mode: str, bounds: Bounds) -> tuple[int, Any]:
             raise InvalidArgumentError(f"an input has no timesteps, {tuple(x.shape)}; step mode 'm' takes [T, N, ...]")
         if multi_step and len(x) > 1 and not (x.is_floating_point() or x.is_complex()):
             raise InvalidArgumentError(
-                f"an input of {x.dtype} has no temporal mean over {len(x)} timesteps; give it in one, x.unsqueeze(0)"
+                f"an input of {x.dtype} has no temporal mean over {len(x)} timesteps; give spikes and frames as "
+                "x.float(), and numbers of rows, for an embedding, in one timestep, x.unsqueeze(0)"
             )
         sizes.append(x.shape[int(multi_step)])
         return timefold.mean(x) if multi_step else x

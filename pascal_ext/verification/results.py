@@ -91,6 +91,11 @@ class VerificationReport:
             lines.append(
                 f"{self.ties:,} of these counts lay on a floor boundary, and were settled by the ANN's rounding"
             )
+        if not self.outputs_agree:
+            lines.append(
+                "outputs differ by more than half of the digits of the largest element of that output; of outputs that "
+                "cancel to nearly nothing, this may be rounding"
+            )
         if not self.graph_agrees:
             lines.append(
                 f"the network itself gives other outputs than its graph, with which the spikes were compared: {REASONS}"

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
 from pascal_ext.calibration.correction import bias_current_of, insert_bias_currents
 from pascal_ext.conversion.agreement import agree
-from pascal_ext.data import batches, call
+from pascal_ext.data import batches, call, cloned
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.graph.outputs import nan_samples, tensors_of
 from pascal_ext.graph.traceable import check_has_values, unwrapped
@@ -93,7 +93,7 @@ def verify(ann: nn.Module, snn: SpikingNetwork, dataloader: Iterable[Any], progr
             largest = max(largest, *(_largest_difference(expected, output) for output in (watched, found)))
             outputs_agree &= agree(expected, watched) and agree(expected, found)
             traced = call(original, batch) if has_relu else expected
-            graph_agrees &= agree(call(model, batch), traced)
+            graph_agrees &= agree(call(model, cloned(batch)), traced)
             if has_relu:
                 changed += _differing(traced, expected)
     snn.reset()

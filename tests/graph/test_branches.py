@@ -258,6 +258,31 @@ def test_branches_on_types(inputs: Any, data: list[Tensor]) -> None:
             assert_close(convert(qcfs)(data[0]), snn(data[0]))
 
 
+def of_a_type_for_scripts(m: Any, x: Any) -> Tensor:
+    s = relu(m.a(torch.as_tensor(x)))
+    if torch.jit.isinstance(s, Tensor):
+        s = s + relu(m.a(x * 2))
+    return m.b(torch.as_tensor(s, dtype=torch.float64, device=x.device))
+
+
+def test_torch_asks_for_types_too(data: list[Tensor]) -> None:
+    model = convolutions(of_a_type_for_scripts)
+    snn = convert(model, data, 1024, progress=False)
+    assert verify(model, snn, data, progress=False).exact
+    with torch.no_grad():
+        torch.testing.assert_close(snn(data[0]), model(data[0]), rtol=0.01, atol=0.01)
+    assert torch.jit.isinstance(data[0], Tensor)
+    assert torch.as_tensor(data[0]) is data[0]
+
+
+def test_a_graph_that_goes_another_way_and_fails(data: list[Tensor]) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.b(relu(m.a(x) if type(x) is Tensor else m.b(x)))
+
+    with pytest.raises(TracingError, match="does not run on the data that the model itself runs on: RuntimeError"):
+        convert(convolutions(forward), data, progress=False)
+
+
 def test_a_block_in_autocast_is_refused(data: list[Tensor]) -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=m.enabled):

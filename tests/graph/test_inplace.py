@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import get_overridable_functions
 
-from pascal_ext import convert
+from pascal_ext import calibrate, convert, energy, replace_activations, verify
 from pascal_ext.errors import TracingError
 from pascal_ext.graph.tracing import trace
 from tests.cases import Net, assert_close, quantised
@@ -207,3 +208,24 @@ def test_filling() -> None:
         assert_close(trace(model)(x), model(x))
         qcfs = quantised(model, [x])
         assert_close(convert(qcfs)(x), qcfs(x))
+
+
+def test_a_model_that_overwrites_its_inputs_does_not_overwrite_the_data() -> None:
+    """Calibration reads the same tensors after a run of the model itself."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.end(torch.relu(m.a(x)) + F.relu(x, inplace=True))
+
+    model = Net(forward, a=nn.Linear(6, 6), end=nn.Linear(6, 4)).double().eval()
+    data = [torch.randn(32, 6, dtype=torch.float64)]
+    before = data[0].clone()
+    expected = convert(calibrate(replace_activations(model, 4), [before.clone()], progress=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        snn = convert(model, data, 4, progress=False)
+    assert torch.equal(data[0], before)
+    for name, neuron in snn.neurons.items():
+        assert torch.equal(neuron.v_threshold, expected.neurons[name].v_threshold)
+    assert verify(model, snn, data, progress=False).exact
+    energy.measure(model, data, progress=False)
+    assert torch.equal(data[0], before)

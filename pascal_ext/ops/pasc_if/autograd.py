@@ -60,14 +60,14 @@ class _ActivationTangent(_Activation):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         z, threshold = ctx.saved_tensors
-        return activation_tangent(*tangents[:2], z, threshold, ctx.levels)
+        return activation_tangent(tangents[0], tangents[1], z, threshold, ctx.levels)
 
 
 class _TrainTangent(_Train):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         x_seq, threshold = ctx.saved_tensors
-        found = train_tangent(*tangents[:2], x_seq, threshold, ctx.levels)
+        found = train_tangent(tangents[0], tangents[1], x_seq, threshold, ctx.levels)
         return (found, None) if ctx.settles else found
 
 

@@ -76,8 +76,10 @@ def _slopes(
     grad_z = torch.ops.aten.hardtanh_backward(grad, u, 0.5, levels + 0.5, **to)  # grad inside, else 0
     if not needs_threshold:
         return grad_z, None
-    u = u.floor() if out is None else u.floor_()  # where gradients are recorded, u is needed as it was
-    activation = u.clamp_(0, levels).mul_(grad).mul_(1 / levels)
+    if out is None:  # gradients of this are recorded, perhaps, or there are many in one tensor
+        activation = u.floor().clamp(0, levels) * grad * (1 / levels)
+        return grad_z, torch.addcmul(activation, grad_z, z / threshold, value=-1)
+    activation = u.floor_().clamp_(0, levels).mul_(grad).mul_(1 / levels)
     return grad_z, activation.addcmul_(grad_z, z / threshold, value=-1)
 
 

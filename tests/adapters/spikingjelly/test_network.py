@@ -3,17 +3,18 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from spikingjelly.activation_based import base, functional
+from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import Tensor, nn
 
 import pascal_ext
 from pascal_ext.adapters.spikingjelly import PascalIFNode, PascalNetwork, convert, load
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
 from pascal_ext.conversion import convert as core
-from pascal_ext.errors import InvalidArgumentError
+from pascal_ext.errors import InvalidArgumentError, UnsupportedOperationError
 
 LAYERS = ["relu", "block.relu", "block.relu_1", "relu_1"]
 with_counters = pytest.mark.skipif(not HAS_RECIPES, reason="operation counters are of SpikingJelly 2.x")
@@ -252,3 +253,39 @@ def test_converts_for_a_device_and_leaves_the_model_where_it_is(monkeypatch: pyt
     convert(qcfs, device="meta")
     assert all(tensor.is_meta for tensor in handed[0].state_dict().values())
     assert not any(tensor.is_meta for tensor in qcfs.state_dict().values())
+
+
+@pytest.mark.parametrize("spiking", [neuron.IFNode(), PascalIFNode(4)])
+def test_spiking_networks_are_refused(spiking: nn.Module) -> None:
+    name = type(spiking).__name__
+    with pytest.raises(UnsupportedOperationError, match=f"'1' is a {name}, a spiking neuron: hand in the ANN"):
+        convert(nn.Sequential(nn.Linear(4, 3), spiking), on_unsupported="analog")
+
+
+def test_layers_that_take_sequences_are_refused() -> None:
+    model = nn.Sequential(layer.Conv2d(1, 2, 3), pascal_ext.QCFS(4)).eval()
+    assert isinstance(convert(model), PascalNetwork)
+    functional.set_step_mode(model, "m")
+    with pytest.raises(UnsupportedOperationError, match=r"'0' \(Conv2d\) is in step mode 'm'.*set_step_mode"):
+        convert(model)
+
+
+class Counting(PascalIFNode):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.register_memory("calls", 0)
+
+    def multi_step_forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.calls += 1
+        return super().multi_step_forward(*args, **kwargs)
+
+
+def test_memories_of_subclasses_are_reset(snn: PascalNetwork) -> None:
+    node = Counting()
+    node(torch.rand(2, 3))
+    snn.register_memory("seen", 0)
+    snn.seen = node.calls
+    assert snn.seen == 1
+    functional.reset_net(node)
+    functional.reset_net(snn)
+    assert (node.calls, snn.seen) == (0, 0)

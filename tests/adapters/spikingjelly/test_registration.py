@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pascal_ext
 from pascal_ext.adapters.spikingjelly import PascalNetwork, registration
 from pascal_ext.adapters.spikingjelly.compat import HAS_RECIPES
-from pascal_ext.errors import PlanError
+from pascal_ext.errors import InvalidArgumentError, PlanError
 
 Snapshot = Callable[[nn.Module], object]
 Loader = list[tuple[Tensor, Tensor]]
@@ -275,3 +275,12 @@ def test_converters_with_the_mode_pickle(loader: Loader, qcfs: nn.Module, batch:
     twin = pickle.loads(pickle.dumps(converter))
     expected, found = (one.convert(qcfs) if HAS_RECIPES else one(qcfs) for one in (converter, twin))
     assert torch.equal(found(batch), expected(batch))
+
+
+@with_modes
+def test_a_mode_that_was_changed_is_refused(loader: Loader, qcfs: nn.Module) -> None:
+    pascal_ext.register()
+    converter = Converter(loader, mode="pascal")
+    converter.mode = "max"
+    with pytest.raises(InvalidArgumentError, match="'max' now; make another Converter"):
+        converter(qcfs)

@@ -1,0 +1,62 @@
+"""Batch norms of other classes than torch's own, made torch's own: their statistics follow ``train()`` again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pascal_ext.graph.operations import argument
+
+_OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_STATE = ("running_mean", "running_var", "weight", "bias")  # the second to fifth argument of F.batch_norm
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether ``module`` is one of torch's batch norms, or a subclass, and does what these do."""
+    return isinstance(module, _OWN) and type(module).forward is _BatchNorm.forward
+
+
+def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
+    """Let batch norms whose class is not torch's own be such, where ``F.batch_norm`` is called with their state, too.
+
+    Tracing looks into classes that do more (SpikingJelly's layers, timm's norms with an activation), and has frozen
+    what they do in evaluation mode. Parameters, buffers and their names stay.
+
+    Args:
+        traced: the graph.
+        model: what it was traced from, whose parameters and buffers it has.
+    """
+    for node in traced.graph.nodes:
+        is_module = node.op == "call_module" and is_plain(traced.get_submodule(str(node.target)))
+        path = str(node.target) if is_module else _owner(node)
+        original = model.get_submodule(path) if path else None
+        own = next((known for known in _OWN if isinstance(original, known)), None)
+        if own is None or original is None:
+            continue
+        present = traced.get_submodule(path)
+        if type(present) is not own:
+            norm = own.__new__(own)
+            kept = {k: v for k, v in vars(original).items() if is_module or not k.endswith("_hooks")}  # traced, too
+            vars(norm).update(vars(nn.Module()) | kept | {"_modules": present._modules})
+            vars(norm).pop("forward", None)
+            traced.set_submodule(path, norm.eval())
+        if not is_module:
+            node.op, node.target = "call_module", path
+            node.args, node.kwargs = (argument(node, 0, "input", None),), {}
+
+
+def _owner(node: fx.Node) -> str:
+    """The path of the module all of whose state ``node``, a batch norm by its running statistics, has; else empty."""
+    if node.op != "call_function" or node.target is not F.batch_norm or argument(node, 5, "training", False):
+        return ""
+    values: list[Any] = [argument(node, 1 + index, name, None) for index, name in enumerate(_STATE)]
+    if not isinstance(values[0], fx.Node):
+        return ""
+    path = str(values[0].target).rpartition(".")[0]
+    for name, value in zip(_STATE, values, strict=True):
+        if isinstance(value, fx.Node) and (value.op, value.target) != ("get_attr", f"{path}.{name}"):
+            return ""
+    return path
