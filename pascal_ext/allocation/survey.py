@@ -82,7 +82,7 @@ class _Survey(fx.Interpreter):
             self._shapes[n] = result.shape
             density *= self._gain(n, result)
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
-            sources, synapses = {}, {}  # a size, say: no activation is in it
+            sources, synapses, averaged = {}, {}, False  # a size, say: no activation is in it
         elif n.op == "placeholder":
             synapses = {n: 1.0}
         elif n.op == "call_module" and n.target in self.layers:

@@ -31,7 +31,7 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
     """
     for node in traced.graph.nodes:
         is_module = node.op == "call_module" and is_plain(traced.get_submodule(str(node.target)))
-        path = str(node.target) if is_module else _owner(node)
+        path = str(node.target) if is_module else _owner(node, model)
         original = model.get_submodule(path) if path else None
         own = next((known for known in _OWN if isinstance(original, known)), None)
         if own is None or original is None:
@@ -48,15 +48,17 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
             node.args, node.kwargs = (argument(node, 0, "input", None),), {}
 
 
-def _owner(node: fx.Node) -> str:
-    """The path of the module all of whose state ``node``, a batch norm by its running statistics, has; else empty."""
+def _owner(node: fx.Node, model: nn.Module) -> str:
+    """The path of the module that computes what ``node``, a batch norm by running statistics, does; else empty."""
     if node.op != "call_function" or node.target is not F.batch_norm or argument(node, 5, "training", False):
         return ""
     values: list[Any] = [argument(node, 1 + index, name, None) for index, name in enumerate(_STATE)]
     if not isinstance(values[0], fx.Node):
         return ""
     path = str(values[0].target).rpartition(".")[0]
+    module = model.get_submodule(path)
     for name, value in zip(_STATE, values, strict=True):
-        if isinstance(value, fx.Node) and (value.op, value.target) != ("get_attr", f"{path}.{name}"):
+        read = (value.op, value.target) if isinstance(value, fx.Node) else None
+        if read != (None if getattr(module, name, None) is None else ("get_attr", f"{path}.{name}")):
             return ""
-    return path
+    return path if argument(node, 7, "eps", 1e-5) == getattr(module, "eps", None) else ""

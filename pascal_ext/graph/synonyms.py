@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from pascal_ext.graph.kinds import is_known_function
 from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, name_of
 
 _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
@@ -19,7 +20,7 @@ def write_out(graph: fx.Graph) -> None:
     elements, in which the size of the batch is a factor.
     """
     for node in list(graph.nodes):
-        if node.op not in ("call_function", "call_method"):
+        if node.op != "call_method" and not (node.op == "call_function" and is_known_function(node.target)):
             continue
         x, other = argument(node, 0, "input", None), argument(node, 1, "other", None)
         match name_of(node):

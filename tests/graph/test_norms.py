@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -67,13 +69,21 @@ def test_hooks_of_a_subclass_stay() -> None:
     assert len(seen) == 1
 
 
-def test_state_of_several_modules_stays_a_function() -> None:
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda m, x: F.batch_norm(x, m.one.running_mean, m.one.running_var, m.other.weight, m.other.bias),
+        lambda m, x: F.batch_norm(x, m.one.running_mean, m.one.running_var, None, m.one.bias),
+        lambda m, x: F.batch_norm(x, m.one.running_mean, m.one.running_var, m.one.weight, m.one.bias, eps=0.5),
+    ],
+)
+def test_what_no_module_computes_stays_a_function(norm: Callable[[Any, Tensor], Tensor]) -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
-        one, other = m.one, m.other
-        return torch.relu(F.batch_norm(m.a(x), one.running_mean, one.running_var, other.weight, other.bias))
+        return torch.relu(norm(m, m.a(x)))
 
     layers = {"a": nn.Conv2d(3, 4, 3), "one": nn.BatchNorm2d(4), "other": nn.BatchNorm2d(4)}
     model, x = Net(forward, **layers).eval(), torch.randn(4, 3, 8, 8)
+    nn.init.uniform_(model.one.weight)
     nn.init.uniform_(model.other.weight)
     quantised = replace_activations(model, 1024)
     calibrate(quantised, [x], progress=False)
