@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pascal_ext import calibrate, convert, replace_activations, verify
+from pascal_ext import calibrate, convert, load, replace_activations, save, verify
 from tests.cases import Net
 
 
@@ -39,7 +40,7 @@ class WrittenOut(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [Subclass, WithActivation, WrittenOut])
-def test_their_statistics_follow_the_mode(norm: type[nn.Module]) -> None:
+def test_their_statistics_follow_the_mode(norm: type[nn.Module], tmp_path: Path) -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
         return m.end(torch.relu(m.norm(m.b(torch.relu(m.norm(m.a(x))))))).mean((2, 3))  # called twice
 
@@ -58,7 +59,11 @@ def test_their_statistics_follow_the_mode(norm: type[nn.Module]) -> None:
     assert not torch.equal(twin.state_dict()[mean], model.state_dict()[mean])
     torch.testing.assert_close(quantised.state_dict()[mean], twin.state_dict()[mean], rtol=0.02, atol=0.02)
     torch.testing.assert_close(quantised.eval()(x), twin.eval()(x), rtol=0.02, atol=0.02)
-    assert verify(quantised, convert(quantised), [x], progress=False).exact
+    for folded in (False, True):
+        snn = convert(quantised, fold_batch_norm=folded)
+        assert verify(quantised, snn, [x], progress=False).exact
+        save(snn, tmp_path / "snn.safetensors")
+        assert torch.equal(load(tmp_path / "snn.safetensors")(x), snn(x))
 
 
 def test_hooks_of_a_subclass_stay() -> None:
