@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import fx
 
 from pascal_ext.graph.kinds import is_known_function
-from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, name_of
+from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, asked_sizes, name_of
 
 _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
 
@@ -30,9 +29,10 @@ def write_out(graph: fx.Graph) -> None:
                 _become(node, "expand", x, argument(node, 1, "size", None))
             case "type_as" | "to" if isinstance(other, fx.Node) and other.op != "get_attr" and not _is_metadata(other):
                 _become(node, "to", x, _attribute(node, other, "device"), _attribute(node, other, "dtype"))
-            case "numel" | "nelement":
-                rest = _insert(node, operator.getitem, _attribute(node, x, "shape"), slice(1, None))
-                sizes = _insert(node, math.prod, rest)
+            case "numel" | "nelement" if asked_sizes(x) is None:  # else it is that of a part of a shape
+                sizes = _insert(node, operator.getitem, _attribute(node, x, "shape"), slice(1, None))
+                sizes = _insert(node, torch.Size.numel, sizes)
+                sizes.op, sizes.target = "call_method", "numel"
                 rows = _insert(node, operator.getitem, _attribute(node, x, "shape"), 0)
                 node.op, node.target, node.args, node.kwargs = "call_function", operator.mul, (rows, sizes), {}
             case "addmm" if len(node.args) == 3 and not node.kwargs:  # else it has factors
