@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from pascal_ext.graph.kinds import is_known_function
-from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, asked_sizes, name_of
+from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, asked_shape, asked_sizes, name_of
 
 _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
 
@@ -29,28 +29,29 @@ def write_out(graph: fx.Graph) -> None:
                 _become(node, "expand", x, argument(node, 1, "size", None))
             case "type_as" | "to" if isinstance(other, fx.Node) and other.op != "get_attr" and not _is_metadata(other):
                 _become(node, "to", x, _attribute(node, other, "device"), _attribute(node, other, "dtype"))
-            case "numel" | "nelement" if asked_sizes(x) is None:  # else it is that of a part of a shape
-                sizes = _insert(node, operator.getitem, _attribute(node, x, "shape"), slice(1, None))
-                sizes = _insert(node, torch.Size.numel, sizes)
-                sizes.op, sizes.target = "call_method", "numel"
-                rows = _insert(node, operator.getitem, _attribute(node, x, "shape"), 0)
-                node.op, node.target, node.args, node.kwargs = "call_function", operator.mul, (rows, sizes), {}
+            case "numel" | "nelement" if asked_shape(x) or asked_sizes(x) is None:  # else it is of a part of a shape
+                shape = _attribute(node, asked_shape(x) or x, "shape")
+                rest = _insert(node, "numel", _insert(node, operator.getitem, shape, slice(1, None)))
+                _become(node, operator.mul, _insert(node, operator.getitem, shape, 0), rest)
             case "addmm" if len(node.args) == 3 and not node.kwargs:  # else it has factors
-                product = _insert(node, torch.mm, *node.args[1:])
-                node.op, node.target, node.args = "call_function", torch.add, (product, x)
+                _become(node, torch.add, _insert(node, torch.mm, *node.args[1:]), x)
 
 
-def _become(node: fx.Node, method: str, *args: Any) -> None:
-    node.op, node.target, node.args, node.kwargs = "call_method", method, args, {}
+def _become(node: fx.Node, target: Any, *args: Any) -> None:
+    node.op, node.target, node.args, node.kwargs = _kind_of_call(target), target, args, {}
+
+
+def _kind_of_call(target: Any) -> str:
+    return "call_method" if isinstance(target, str) else "call_function"
 
 
 def _attribute(before: fx.Node, tensor: fx.Node, name: str) -> fx.Node:
     return _insert(before, getattr, tensor, name)
 
 
-def _insert(before: fx.Node, function: Any, *args: Any) -> fx.Node:
+def _insert(before: fx.Node, target: Any, *args: Any) -> fx.Node:
     with before.graph.inserting_before(before):
-        inserted = before.graph.call_function(function, args)
+        inserted = before.graph.create_node(_kind_of_call(target), target, args)
     inserted.meta = dict(before.meta)  # with the user's source line
     return inserted
 

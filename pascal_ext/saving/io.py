@@ -60,12 +60,14 @@ def save(snn: SpikingNetwork, path: str | Path) -> None:
             }
         elif type(module) is nn.Module:
             containers.add(name)
-        elif not name or any(_makes(modules[p], name[len(p) + 1 :]) for p in modules if name.startswith(f"{p}.")):
+        elif not name or any(
+            _has(_build(modules[p], PascIF), name[len(p) + 1 :]) for p in modules if name.startswith(f"{p}.")
+        ):
             continue  # the network itself, or a part of a layer, which its constructor makes
         elif getattr(nn, type(module).__name__, None) is type(module):
             modules[name] = _torch_config(name, module)
-            keys = {key for key in module.state_dict() if _makes(modules[name], key.rpartition(".")[0])}
-            if _build(modules[name], PascIF).state_dict().keys() != keys:
+            built = _build(modules[name], PascIF)
+            if built.state_dict().keys() != {k for k in module.state_dict() if _has(built, k.rpartition(".")[0])}:
                 raise SerializationError(
                     f"layer {name!r} computes its weights anew in each forward, which a file cannot hold; make them "
                     "parameters again before the conversion: prune.remove(), remove_spectral_norm() or the like"
@@ -266,10 +268,10 @@ def _join(scope: str, name: str) -> str:
     return f"{scope}.{name}" if scope else name
 
 
-def _makes(config: dict[str, Any], path: str) -> bool:
-    """Whether the constructor of a layer makes the module at ``path`` within it; the layer itself is at ""."""
+def _has(layer: nn.Module, path: str) -> bool:
+    """Whether there is a module at ``path`` within a layer; the layer itself is at ""."""
     try:
-        _build(config, PascIF).get_submodule(path)
+        layer.get_submodule(path)
     except AttributeError:
         return False
     return True

@@ -250,7 +250,8 @@ WIRING: dict[str, Case] = {
     ),
     "shapes of others": net(_shapes_of_others, **branches()),
     "number of elements": net(
-        lambda m, x: m.head(relu(m.a(x)).view(x.size(0), m.a(x).numel() // len(x)) / x.nelement() * x.shape[0]), **_flat
+        lambda m, x: m.head(relu(m.a(x)).view(x.size(0), m.a(x).numel() // len(x)) / x.nelement() * x.shape.numel()),
+        **_flat,
     ),
     "like others": net(_like_others, scale=parameter(4, 1, 1), **branches()),
     "moved axes": net(lambda m, x: m.end(relu(m.a(x)).moveaxis(1, 2).mT.movedim(3, 1)), **branches()),
