@@ -53,6 +53,7 @@ def main(
     distillation: Annotated[Distillation, typer.Option(help="From the ReLU network.")] = Distillation.none,
     share: Annotated[float, typer.Option(help="Weight of the distillation.")] = DEFAULT.share,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = DEFAULT.temperature,
+    mixup: Annotated[float, typer.Option(min=0, help="Alpha of mixup; 0: none.")] = DEFAULT.mixup,
     batch_norm_images: Annotated[
         int, typer.Option(min=0, help="Training images for the batch norms' statistics at the end; 0: running ones.")
     ] = DEFAULT.batch_norm_images,
@@ -63,7 +64,9 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and the network.")] = Path("checkpoints/train"),
     results: Annotated[Path, typer.Option(help="File that the row is added to.")] = rows.RESULTS / "train.jsonl",
     restart: Annotated[bool, typer.Option("--restart", help="Do not resume from OUTPUT/last.ckpt.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the training step.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the training step; one GPU replays it as CUDA graphs.")
+    ] = False,
     accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes; more than one train with DDP.")] = 1,
     precision: Annotated[
@@ -84,6 +87,7 @@ def main(
             distillation=distillation.value,
             share=share,
             temperature=temperature,
+            mixup=mixup,
             batch_norm_images=batch_norm_images,
         )
         run = Run(

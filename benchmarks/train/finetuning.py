@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.data.distributed import DistributedSampler
 
+from benchmarks import torchvision_cpu
 from benchmarks.data import Batch, Source, evenly, length, stacked
 from benchmarks.lightning_cpu import L
 from benchmarks.models import in_format
+from benchmarks.train.cuda_graphs import Captured
 from benchmarks.train.views import OneView, Views
 from pascal_ext.activations import qcfs_layers, set_levels
 from pascal_ext.errors import InvalidArgumentError
@@ -39,6 +43,8 @@ class Recipe:
         distillation: ``"kl"``: (1 - share)·CE + share·τ²·KL(teacher ‖ student) at temperature τ; ``"logits"``: the
             squared distance between the logits in place of the divergence; ``"none"``: CE alone.
         share, temperature: of the distillation.
+        mixup: α of the Beta(α, α) that each batch is mixed by, images and labels alike (Zhang et al., ICLR 2018,
+            arXiv 1710.09412); 0: not at all. A teacher sees the mixed images.
         threshold_floor: no step leaves a threshold nearer to zero than this share of its first value, or beyond zero.
             SGD knows no bounds, and a threshold that crosses zero turns its layer's sign around and does not come back.
         batch_norm_images: training images that batch norms take their statistics from at the end; 0: they keep the
@@ -54,6 +60,7 @@ class Recipe:
     distillation: str = "none"
     share: float = 0.7
     temperature: float = 3.0
+    mixup: float = 0.0
     threshold_floor: float = 0.05
     batch_norm_images: int = 10_000
 
@@ -65,9 +72,11 @@ class Recipe:
         for name in ("share", "warmup", "threshold_floor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidArgumentError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.mixup < 0:
+            raise InvalidArgumentError(f"mixup must not be negative, got {self.mixup}")
 
     def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
-        """The loss of a batch: logits [N, C], labels [N], the teacher's logits [N, C] where it has one."""
+        """The loss of a batch: logits [N, C], labels [N], or mixed ones [N, C], the teacher's logits [N, C] or None."""
         cross_entropy = F.cross_entropy(logits, labels)
         if teacher_logits is None:
             return cross_entropy
@@ -161,10 +170,10 @@ class FineTuning(L.LightningModule):
         teacher: the ReLU network to distil from, where batches do not bring its logits.
         seed: of the augmentation.
         channels_last: the memory format that convolutions are fastest in, on CPUs and on GPUs in half precision.
-        compile_mode: compile the networks and the loss as one graph, in this mode of ``torch.compile``; needs a C++
-            compiler (CPU) or Triton (GPU). In eager mode a QCFS and its gradient pass over memory some twenty times,
-            which costs a small network on a CPU nearly as much as its convolutions do; on a GPU
-            ``"reduce-overhead"`` launches a step's hundreds of kernels as one CUDA graph.
+        compiled: compile the networks and the loss as one graph; needs a C++ compiler (CPU) or Triton (GPU). In eager
+            mode a QCFS and its gradient pass over memory some twenty times, which costs a small network on a CPU
+            nearly as much as its convolutions do.
+        captured: replay a step as CUDA graphs, see :class:`~benchmarks.train.cuda_graphs.Captured`.
     """
 
     def __init__(
@@ -176,7 +185,8 @@ class FineTuning(L.LightningModule):
         *,
         seed: int = 0,
         channels_last: bool = True,
-        compile_mode: str | None = None,
+        compiled: bool = False,
+        captured: bool = False,
     ) -> None:
         super().__init__()
         if (teacher is None) != (recipe.distillation == "none"):
@@ -185,9 +195,16 @@ class FineTuning(L.LightningModule):
         self.student: nn.Module = in_format(student, self.memory_format)
         self.source, self.recipe, self.seed = source, recipe, seed
         self._teacher = () if teacher is None else (teacher,)  # in a tuple: it is no part of the checkpoint, nor of DDP
-        self._objective = self.objective
-        if compile_mode is not None:
-            self._objective = torch.compile(self.objective, dynamic=False, mode=compile_mode)
+        self._objective: Callable[..., tuple[Tensor, Tensor]] = self.objective
+        if compiled:
+            self._objective = torch.compile(self.objective, dynamic=False)
+        elif captured:
+            self._objective = Captured(self.student, self.objective)
+        self._mix: Callable[..., tuple[Tensor, Tensor]] | None = None
+        if recipe.mixup:
+            torchvision_cpu.load()
+            transforms = importlib.import_module("torchvision.transforms.v2")
+            self._mix = transforms.MixUp(alpha=recipe.mixup, num_classes=source.classes)
         self._started = time.monotonic()
         share = recipe.threshold_floor
         self.floors = {name: layer.threshold.detach() * share for name, layer in qcfs_layers(student).items()}
@@ -198,26 +215,32 @@ class FineTuning(L.LightningModule):
         return logits
 
     def objective(self, inputs: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss of a normalised batch [N, 3, H, W] with labels [N], and the student's logits [N, C]."""
+        """The loss of a normalised batch [N, 3, H, W] with labels [N] or [N, C], and the student's logits [N, C]."""
         if teacher_logits is None:
             for teacher in self._teacher:
                 with torch.no_grad():
                     teacher_logits = teacher(inputs)
         logits = self.student(inputs)
-        return self.recipe.loss(logits, labels, teacher_logits), logits
+        return self.recipe.loss(logits, labels, teacher_logits), logits.detach()
 
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
             in_format(teacher.to(self.device), self.memory_format).eval().requires_grad_(False)
         self.floors = {name: floor.to(self.device) for name, floor in self.floors.items()}
         layers = qcfs_layers(self.student)
-        self._thresholds = [layers[name].threshold for name in self.floors]
+        self._thresholds: list[Tensor] = [layers[name].threshold for name in self.floors]
+        self._signs = [torch.where(floor.signbit(), -1.0, 1.0) for floor in self.floors.values()]
+        self._sizes = [floor.abs() for floor in self.floors.values()]
 
     def on_train_epoch_start(self) -> None:
         self._started = time.monotonic()
+        self._sums = torch.zeros(2, device=self.device)
 
     def on_train_epoch_end(self) -> None:
         self.log("epoch_seconds", time.monotonic() - self._started)
+        loss, accuracy = self._sums / self.trainer.num_training_batches
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train_accuracy", accuracy, prog_bar=True, sync_dist=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Each step has a seed of its own, so that a resumed run draws the same augmentation and dropout.
@@ -227,9 +250,11 @@ class FineTuning(L.LightningModule):
         images, labels, *teacher_logits = batch
         if not teacher_logits:
             images = self.source.augment(images)
-        loss, logits = self._objective(self._inputs(images), labels, *teacher_logits)
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
-        self.log("train_accuracy", _hits(logits, labels), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        inputs, wanted = self.source.normalise(images), labels
+        if self._mix is not None:
+            inputs, wanted = self._mix(inputs, labels)
+        loss, logits = self._objective(inputs.to(memory_format=self.memory_format), wanted, *teacher_logits)
+        self._sums += torch.stack([loss.detach(), _hits(logits, labels)])  # to log every step takes longer than a step
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -254,10 +279,11 @@ class FineTuning(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            for threshold, floor in zip(self._thresholds, self.floors.values(), strict=True):
-                kept = torch.where(floor.signbit(), threshold.clamp(max=floor), threshold.clamp(min=floor))
-                threshold.copy_(kept)
+        if self._thresholds:
+            with torch.no_grad():  # a few launches for all layers, not a few for each
+                torch._foreach_mul_(self._thresholds, self._signs)
+                torch._foreach_clamp_min_(self._thresholds, self._sizes)
+                torch._foreach_mul_(self._thresholds, self._signs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         layers = qcfs_layers(self.student)

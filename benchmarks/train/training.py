@@ -38,7 +38,7 @@ def train(
         root: folder of the images, see :func:`benchmarks.data.read`.
         output: folder for what is written.
         resume: go on from ``output/last.ckpt`` where it is there.
-        compiled: compile the training step; on one GPU, replay it as CUDA graphs.
+        compiled: compile the training step; on one GPU, capture it and replay it as CUDA graphs.
         workers: processes that read images from disk.
         trainer: for :class:`lightning.Trainer`: devices, precision ...
 
@@ -86,11 +86,15 @@ def train(
     if run.views:
         if teacher is None:
             raise InvalidArgumentError("--views keeps what a teacher says: it needs --distillation")
+        if run.recipe.mixup:
+            raise InvalidArgumentError(
+                "--views keeps what a teacher says of each image, --mixup mixes them: choose one"
+            )
         file, progress = output / "views.safetensors", trainer.get("enable_progress_bar", True)
         with lightning.precision_plugin.forward_context():
             shown = Views(source, images, teacher.to(device), run.views, run.seed, file, progress=progress)
-    mode = "reduce-overhead" if graphs else "default"
-    module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, compile_mode=mode if compiled else None)
+    fast = {"captured" if graphs else "compiled": compiled}
+    module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, **fast)
     lightning.fit(module, Images(shown, test_images, run.batch_size, run.seed, workers), ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None

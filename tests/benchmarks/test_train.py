@@ -111,7 +111,9 @@ def test_the_loss_is_the_documented_one() -> None:
     torch.testing.assert_close(squared.loss(logits, labels, teacher), (logits - teacher).square().mean())
 
 
-@pytest.mark.parametrize("wrong", [{"distillation": "hints"}, {"share": 1.5}, {"warmup": -0.1}, {"threshold_floor": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"distillation": "hints"}, {"share": 1.5}, {"warmup": -0.1}, {"threshold_floor": 2}, {"mixup": -1}]
+)
 def test_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
         Recipe(**wrong)
@@ -133,13 +135,76 @@ def test_a_compiled_step_is_the_same_step() -> None:
     inputs, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
     pascal_ext.calibrate(student, [inputs], progress=False)
     found = []
-    for mode in (None, "default"):
+    for compiled in (False, True):
         trainee = copy.deepcopy(student).train()
-        module = FineTuning(trainee, SOURCE, Recipe(distillation="kl"), relu, compile_mode=mode)
+        module = FineTuning(trainee, SOURCE, Recipe(distillation="kl"), relu, compiled=compiled)
         loss, logits = module._objective(inputs, labels)
         loss.backward()
         found.append((loss, logits, [parameter.grad for parameter in trainee.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_captured_step_is_the_same_step(tiny: str, precision: torch.dtype) -> None:
+    """Step by step, on images that are others each time, and again where levels have changed."""
+    relu = build(tiny, 10).cuda().eval()
+    batches = [(torch.randn(8, 3, 32, 32, device="cuda"), torch.randint(10, (8,), device="cuda")) for _ in range(3)]
+    student = pascal_ext.calibrate(pascal_ext.replace_activations(relu, 4), batches, progress=False)
+    found = []
+    for captured in (False, True):
+        trainee = copy.deepcopy(student).train()
+        module = FineTuning(trainee, SOURCE, Recipe(distillation="kl"), relu, captured=captured)
+        steps = []
+        for levels in (4, 2):
+            pascal_ext.set_levels(trainee, levels)
+            for inputs, labels in batches:
+                trainee.zero_grad()
+                with torch.autocast("cuda", precision, enabled=precision != torch.float32):
+                    loss, logits = module._objective(inputs, labels)
+                loss.backward()
+                gradients = [parameter.grad for parameter in trainee.parameters()]
+                steps.append(copy.deepcopy((loss.detach(), logits, gradients, dict(trainee.named_buffers()))))
+        found.append(steps)
+    close = {"rtol": 1e-3, "atol": 1e-4} if precision == torch.float32 else {"rtol": 3e-2, "atol": 3e-2}
+    torch.testing.assert_close(found[1], found[0], **close)
+
+
+def test_mixed_batches(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and labels are mixed alike; the teacher sees what the student sees."""
+    seen: list[torch.Tensor] = []
+
+    def record(inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.extend((inputs, labels))
+        return torch.zeros(()), torch.zeros(6, 10)
+
+    relu = build(tiny, 10)
+    recipe = Recipe(distillation="kl", mixup=1.0)
+    module = FineTuning(pascal_ext.replace_activations(relu), SOURCE, recipe, relu)
+    monkeypatch.setattr(module, "_objective", record)
+    monkeypatch.setattr(data.Source, "augment", lambda _, batch: batch)
+    images, labels = torch.randint(255, (6, 3, 32, 32), dtype=torch.uint8), torch.arange(6)
+    module.on_train_epoch_start()
+    module.training_step((images, labels), 0)
+    inputs, wanted = seen
+    share = wanted[0, 0]
+    assert 0 < share < 1
+    hot, plain = F.one_hot(labels, 10).float(), SOURCE.normalise(images)
+    torch.testing.assert_close(wanted, share * hot + (1 - share) * hot.roll(1, 0))
+    torch.testing.assert_close(inputs, share * plain + (1 - share) * plain.roll(1, 0))
+
+
+def test_a_mixed_run_resumes(run: Run, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = dataclasses.replace(run, recipe=Recipe(distillation="kl", mixup=0.3))
+    whole = trained(mixed, tree, tmp_path / "whole")
+    assert same(resumed(mixed, tree, tmp_path / "cut", 1, monkeypatch), whole)
+    assert not same(trained(dataclasses.replace(run, recipe=Recipe(distillation="kl")), tree, tmp_path / "not"), whole)
+
+
+def test_views_are_not_mixed(run: Run, tree: Path, tmp_path: Path) -> None:
+    mixed = dataclasses.replace(run, recipe=Recipe(distillation="kl", mixup=0.3), views=2)
+    with pytest.raises(InvalidArgumentError, match="choose one"):
+        trained(mixed, tree, tmp_path)
 
 
 def test_another_teacher(run: Run, tree: Path, tmp_path: Path) -> None:
