@@ -23,17 +23,18 @@ def energy(structure: Structure, layers: Mapping[str, Layer], choices: Mapping[s
     The model counts what synapses do, and neither neurons nor memory: a convolution or linear map that reads spikes
     does as many accumulations as the ANN's multiplications times the spikes of a neuron of its source, at 0.9 pJ; one
     that reads the network's inputs does the ANN's multiplications once, at 4.6 pJ (a constant, spread over the layers),
-    and one that reads averages of spikes does them at every timestep. What reads several layers does the operations of
+    and one that reads currents, averages of spikes say, does them once, too, if a neuron follows, and else at every
+    timestep. What reads several layers does the operations of
     each. Spikes are those of the histogram that the thresholds are from, behind a max pooling or a padding as many more
     or fewer as its mean is higher or lower than that of what it reads. Where a train meets one of another window
     (docs/allocation.md) is not looked into.
     """
-    constant = sum(found.products for found in structure.operations if not found.sources)
+    constant = sum(found.products for found in structure.operations if found.once or not found.sources)
     table: dict[str, dict[int, float]] = {}
     for name, layer in layers.items():
         reads = [found for found in structure.operations if name in found.sources]
-        accumulates = sum(found.products * found.density for found in reads if not found.averaged)
-        multiplies = sum(found.products for found in reads if found.averaged)
+        accumulates = sum(found.products * found.density for found in reads if not found.currents)
+        multiplies = sum(found.products for found in reads if found.currents and not found.once)
         table[name] = {
             level: 1e9 * HOROWITZ_45NM.mac * (constant / len(layers) + multiplies * level)
             + 1e9 * HOROWITZ_45NM.ac * accumulates * layer.mean_spikes(level)
@@ -63,7 +64,8 @@ class Costs:
             case "energy":
                 table = energy(self._structure(), self._layers, self._choices)
             case "latency":
-                return LatencyLimit(self._structure().sources, self._structure().ends, budget)
+                structure = self._structure()
+                return LatencyLimit(structure.sources, structure.ends, budget, structure.windows)
             case _:
                 raise InvalidArgumentError(f"cost={cost!r} is unknown; choose one of {list(COSTS)}")
         return Limit(cost, table, budget)

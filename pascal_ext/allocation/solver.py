@@ -26,25 +26,28 @@ class Limit:
 class LatencyLimit:
     """The barrier schedule of :attr:`pascal_ext.SpikingNetwork.latency` takes at most ``budget`` timesteps.
 
-    Where a network decodes (a maximum of currents, or an operation that runs as in the ANN), what follows reads one
+    Where a network decodes a maximum of currents, or for an operation that runs as in the ANN, what follows reads one
     timestep and not the window assumed here, and the network takes less.
 
     Attributes:
         sources: layer -> the layers whose spikes its currents come from; empty where they are the network's inputs.
         ends: the layers that the outputs come from.
         budget: timesteps.
+        windows: layer -> those of its sources whose timesteps it reads; all of them where it is not in here. Currents
+            that reach it by way of their mean are one timestep.
     """
 
     sources: Mapping[str, Sequence[str]]
     ends: Sequence[str]
     budget: float
+    windows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name: str = field(default="latency", init=False)
 
     def of(self, levels: Mapping[str, int]) -> int:
         """The latency of a plan."""
         ready: dict[str, int] = {}
         for layer, sources in self.sources.items():
-            window = max((levels[source] for source in sources), default=1)
+            window = max((levels[source] for source in self.windows.get(layer, sources)), default=1)
             start = max((ready[source] for source in sources), default=0)
             ready[layer] = start + barrier(window, levels[layer])
         return max((ready[layer] for layer in self.ends), default=0)
@@ -135,10 +138,11 @@ class _Problem:
         infinite = float("inf")
         ready: dict[str, int] = {}
         for layer, sources in limit.sources.items():
-            windows = sorted({level for source in sources for level in self.levels[source]}) or [1]
+            read = limit.windows.get(layer, sources)
+            windows = sorted({level for source in read for level in self.levels[source]}) or [1]
             window = {steps: self.variable(1.0) for steps in windows}
             self.one_of(list(window.values()))
-            for source in sources:  # Σ steps·window >= the source's levels
+            for source in read:  # Σ steps·window >= the source's levels
                 row = {variable: -float(steps) for steps, variable in window.items()}
                 row |= {self.choice[source, level]: float(level) for level in self.levels[source]}
                 self.rows.append((row, -infinite, 0.0))

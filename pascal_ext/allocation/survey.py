@@ -15,10 +15,12 @@ from torch.utils import _pytree as pytree
 from pascal_ext.allocation.statistics import Layer
 from pascal_ext.data import Batch, inputs_of
 from pascal_ext.energy.fan_in import Synapses, gathered, layer_fan_in
+from pascal_ext.graph.currents import averages, awaited
 from pascal_ext.graph.kinds import Kind, kind_of
-from pascal_ext.graph.operations import argument, einsum_terms, name_of, padded_dims
+from pascal_ext.graph.operations import einsum_terms, name_of, padded_dims
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_CURRENTS = (Kind.WEIGHTED, Kind.NORM, Kind.AFFINE)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
@@ -28,14 +30,16 @@ class Operation(NamedTuple):
     Attributes:
         sources: the layers that it reads; none where it reads the network's inputs.
         products: its multiplications for one sample; zero padding is no synapse.
-        averaged: whether it reads averages of spikes, which are no spikes.
+        currents: whether it reads currents, averages of spikes say, which are no spikes.
+        once: whether it reads one timestep, since a neuron waits for it: see the conversion's rule of weights.
         density: how much more often its inputs are active than the layers that they come from: behind a max pooling
             more, behind a padding less often.
     """
 
     sources: tuple[str, ...]
     products: float
-    averaged: bool = False
+    currents: bool = False
+    once: bool = False
     density: float = 1.0
 
 
@@ -45,6 +49,7 @@ class Structure:
 
     Attributes:
         sources: layer -> the layers that its currents come from, in the order of execution; empty for the inputs.
+        windows: layer -> those of its sources that it reads step by step, and not by way of their mean.
         fan_in: layer -> synapses of one neuron, as :func:`pascal_ext.energy.fan_ins` has them; functions with weights
             count here, too.
         operations: the convolutions and linear maps, in the order of execution.
@@ -52,6 +57,7 @@ class Structure:
     """
 
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    windows: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fan_in: dict[str, float] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     ends: tuple[str, ...] = ()
@@ -67,40 +73,60 @@ class _Survey(fx.Interpreter):
         self._sources: dict[fx.Node, dict[str, None]] = {}  # the layers that a value is made from
         self._behind: dict[fx.Node, Synapses] = {}
         self._shapes: dict[fx.Node, torch.Size] = {}
-        self._averaged: set[fx.Node] = set()
+        self._windows: dict[fx.Node, dict[str, None]] = {}  # those of them that make timesteps of it
+        self._currents: set[fx.Node] = set()
         self._density: dict[fx.Node, float] = {}
+        self._awaited = awaited(traced.graph, self._is_layer)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         sources: dict[str, None] = {}
+        windows: dict[str, None] = {}
         synapses = gathered(n, self._behind, self._size)
         for node in n.all_input_nodes:
             sources |= self._sources[node]
+            windows |= self._windows[node]
         density = max((self._density[node] for node in n.all_input_nodes if self._sources[node]), default=1.0)
-        averaged = _averages(n, self.module) or not self._averaged.isdisjoint(n.all_input_nodes)
+        reads_currents = not self._currents.isdisjoint(n.all_input_nodes)
+        currents = reads_currents or self._makes_currents(n)
         if isinstance(result, Tensor):
             self._shapes[n] = result.shape
             density *= self._gain(n, result)
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
-            sources, synapses, averaged = {}, {}, False  # a size, say: no activation is in it
+            sources, windows, synapses, currents = {}, {}, {}, False  # a size, say: no activation is in it
         elif n.op == "placeholder":
             synapses = {n: 1.0}
-        elif n.op == "call_module" and n.target in self.layers:
+        elif self._is_layer(n):
             name = str(n.target)
             self.structure.sources[name] = tuple(sources)
+            self.structure.windows[name] = tuple(windows)
             self.structure.fan_in[name] = sum(synapses.values()) or 1.0  # of constants alone
-            sources, synapses, averaged, density = {name: None}, {n: 1.0}, False, 1.0
+            sources, windows, synapses, currents, density = {name: None}, {name: None}, {n: 1.0}, False, 1.0
         elif n.op == "output":
             self.structure.ends = tuple(sources)
         elif (found := self._synapses(n, result)) is not None:
             fan_in, operations = found
-            operation = Operation(tuple(sources), operations / self.samples, averaged and bool(sources), density)
+            reads_currents = reads_currents and bool(sources)
+            once = reads_currents and n in self._awaited
+            operation = Operation(tuple(sources), operations / self.samples, reads_currents, once, density)
             self.structure.operations.append(operation)
-            synapses, averaged, density = {n: fan_in}, False, 1.0
-        self._sources[n], self._behind[n], self._density[n] = sources, synapses, density
-        if averaged:
-            self._averaged.add(n)
+            windows = {} if once else windows
+            synapses, density = {n: fan_in}, 1.0
+        self._sources[n], self._windows[n], self._behind[n], self._density[n] = sources, windows, synapses, density
+        if currents:
+            self._currents.add(n)
         return result
+
+    def _is_layer(self, n: fx.Node) -> bool:
+        return n.op == "call_module" and n.target in self.layers
+
+    def _makes_currents(self, n: fx.Node) -> bool:
+        """Whether ``n``, not a layer, gives currents where it reads spikes."""
+        if n.op in ("placeholder", "output", "get_attr"):
+            return False
+        kind = kind_of(n, self.module)
+        read = [node for node in n.all_input_nodes if self._sources[node]]
+        return kind in _CURRENTS or averages(n, self.module) or (kind is Kind.SUM and len(read) == 1)
 
     def _gain(self, n: fx.Node, result: Tensor) -> float:
         """How much higher the mean of a max pooling, or of a padding, is than that of what it reads; 1 of others."""
@@ -144,20 +170,6 @@ class _Survey(fx.Interpreter):
             function: Any = n.target
             reached = function(*ones, None, *args[3:], **options)
         return fan_in, float(reached.sum(dtype=torch.float64))  # taps in the padding are no synapses
-
-
-def _averages(n: fx.Node, root: nn.Module) -> bool:
-    """Whether an operation turns spikes into averages, or into sums."""
-    if n.op in ("placeholder", "output", "get_attr"):
-        return False
-    kind = kind_of(n, root)
-    if kind is Kind.LINEAR:
-        return name_of(n) in ("mean", "sum", "cumsum", "fold") or n.op == "call_module"
-    if n.op == "call_module":
-        mode = getattr(root.get_submodule(str(n.target)), "mode", "")  # of an upsampling
-    else:
-        mode = argument(n, 3, "mode", "nearest") if name_of(n) in ("interpolate", "upsample") else ""
-    return kind is Kind.CHANNELWISE and not padded_dims(n, root) and not mode.startswith("nearest")
 
 
 def _products(equation: str, *operands: Any) -> int:

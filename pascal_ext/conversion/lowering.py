@@ -19,6 +19,7 @@ from pascal_ext.conversion.signal_rules import SignalRules
 from pascal_ext.conversion.signals import Signal
 from pascal_ext.errors import UnsupportedOperationError
 from pascal_ext.graph.branches import must_stay
+from pascal_ext.graph.currents import awaited
 from pascal_ext.graph.kinds import Kind, kind_of, why_unsupported
 from pascal_ext.graph.operations import (
     describe,
@@ -74,6 +75,7 @@ class Lowering(SignalRules):
         name_extrema(self.graph)
         reduce_stacks(self.graph)
         nodes = list(self.graph.nodes)
+        self.awaited = awaited(self.graph, self._is_neuron)
         inputs = {str(node.target) for node in nodes if node.op == "placeholder"}
         with self.graph.inserting_before(nodes[0]):
             self.batch = self.graph.placeholder(unlike("batch_size", inputs), type_expr=int)
@@ -106,7 +108,7 @@ class Lowering(SignalRules):
 
     def _lower(self, node: fx.Node) -> None:
         sources = self._sources(node)
-        is_neuron = node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), PascIF)
+        is_neuron = self._is_neuron(node)
         if is_neuron and not sources:
             raise UnsupportedOperationError(
                 f"{describe(node, self.root)} reads no input of the network, only constants; apply it once, in __init__"
@@ -137,6 +139,9 @@ class Lowering(SignalRules):
             self._follow(node, kind)
 
     # Neurons
+
+    def _is_neuron(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.root.get_submodule(str(node.target)), PascIF)
 
     def _neuron(self, node: fx.Node, source: fx.Node) -> None:
         """Unfold the window, fire, fold the train."""

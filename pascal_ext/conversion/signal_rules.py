@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from pascal_ext.conversion.batch_dimension import BatchDimension
 from pascal_ext.conversion.signals import Signal, joined
+from pascal_ext.graph.currents import averages
 from pascal_ext.graph.kinds import Kind
 from pascal_ext.graph.operations import (
     argument,
@@ -30,6 +31,8 @@ _NORM_NDIM: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 
 class SignalRules(BatchDimension):
     """A rule for each kind of operation that the temporal mean passes: linear ones, and maxima of thermometer codes."""
+
+    awaited: set[fx.Node]  # the nodes on the way to a neuron
 
     def _follow(self, node: fx.Node, kind: Kind) -> None:
         """Note the signal of ``node``, an operation of a kind that has a rule."""
@@ -52,10 +55,16 @@ class SignalRules(BatchDimension):
 
     # Layers with weights
 
+    def _once(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """Let weights on the way to a neuron read the mean of currents: one pass gives what one for each step would."""
+        signal = self.signals[source]
+        return self._decode(source, node) if signal.current and signal.steps > 1 and node in self.awaited else source
+
     def _weighted(self, node: fx.Node, source: fx.Node) -> None:
         """Convolutions and linear layers absorb the threshold of the spikes they read."""
         layer: Any = self.root.get_submodule(str(node.target))
         is_linear = isinstance(layer, nn.Linear)
+        source = self._once(node, source)
         signal = self.signals[source]
         inputs = layer.in_features if is_linear else layer.in_channels
         channels = (layer.out_features if signal.ndim == 2 else None) if is_linear else layer.out_channels
@@ -88,7 +97,8 @@ class SignalRules(BatchDimension):
         padded = padded_dims(node, self.root)
         if not self._within_channels(node, signal) or (padded and padded >= (signal.ndim or 0) - 1):
             signal = replace(self.signals[self._unscaled(source, node)], channels=None)
-        self.signals[node] = replace(signal, thermometer=signal.thermometer and padded > 0)
+        current = signal.current or averages(node, self.root)
+        self.signals[node] = replace(signal, thermometer=signal.thermometer and padded > 0, current=current)
 
     def _within_channels(self, node: fx.Node, signal: Signal) -> bool:
         """Whether a pooling surely leaves dimension 1 alone, which torch pools, too, on one dimension less."""
@@ -142,13 +152,18 @@ class SignalRules(BatchDimension):
         ndim = signal.ndim if reduces or known else None
         if ndim is not None and reduces and not argument(node, 2, "keepdim", False):
             ndim -= len(dims)
-        self.signals[node] = signal.as_current(channels=signal.channels if spatial else None, ndim=ndim)
+        current = signal.current or averages(node, self.root)
+        self.signals[node] = signal.as_current(
+            channels=signal.channels if spatial else None, ndim=ndim, current=current
+        )
 
     def _constant_like(self, node: fx.Node, source: fx.Node) -> None:
         signal = self.signals[source]
         self.signals[node] = replace(signal, ready=0, thermometer=True, uniform=True, scale=None)
 
     def _affine(self, node: fx.Node, source: fx.Node) -> None:
+        if name_of(node) != "batch_norm":
+            source = self._once(node, source)
         signal = self.signals[self._materialise(source, node)]
         self.signals[node] = signal.as_current(channels=None, ndim=None)
 
@@ -176,6 +191,7 @@ class SignalRules(BatchDimension):
         known = all(other.op == "get_attr" for other in self._others(node))
         self.signals[node] = joined(
             signals,
+            current=len(signals) == 1 or any(signal.current for signal in signals),  # of one and a constant
             channels=channels.pop() if len(channels) == 1 and len(signals) > 1 else None,
             **({} if known else {"ndim": None}),
         )
@@ -194,6 +210,7 @@ class SignalRules(BatchDimension):
         self.signals[node] = joined(
             signals,
             thermometer=along_channels and all(signal.thermometer for signal in signals),
+            current=any(signal.current for signal in signals),
             uniform=False,
             scale=scale,
             scales=channels or 1,

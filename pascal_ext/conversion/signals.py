@@ -17,6 +17,7 @@ class Signal:
         elastic: an input is in it, which may have more steps when the network runs.
         ready: timesteps passed on the barrier schedule when the value is complete.
         thermometer: each element is a thermometer code, with one amplitude for each channel, or constant in time.
+        current: weights or averages made it, of spikes or of inputs: its elements are no spikes, nor sums of some.
         uniform: all its thermometer codes have the same amplitude and steps, whatever the channel.
         scale: the node of a positive threshold still to be multiplied in; None where there is none.
         scales: how many values ``scale`` has: 1, or one for each channel.
@@ -31,6 +32,7 @@ class Signal:
     elastic: bool = False
     ready: int = 0
     thermometer: bool = False
+    current: bool = False
     uniform: bool = True
     scale: fx.Node | None = None
     scales: int = 1
@@ -46,7 +48,7 @@ class Signal:
 
     def as_current(self, **changes: Any) -> Signal:
         """The same wire after a linear operation: no train any more."""
-        return replace(self, **{"thermometer": False, **changes})
+        return replace(self, **{"thermometer": False, "current": True, **changes})
 
     def positive(self, dims: list[int], added: int = 0) -> list[int]:
         """``dims`` counted from the front, as far as the number of dimensions, and of ``added`` ones, is known."""

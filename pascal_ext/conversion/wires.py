@@ -38,7 +38,10 @@ class Wires:
         return [source for source in node.all_input_nodes if source not in self.signals]
 
     def _align(self, node: fx.Node, sources: list[fx.Node], materialise: bool = True) -> list[fx.Node]:
-        """Let ``node`` read ``sources`` at the longest number of timesteps among them; returns what it reads."""
+        """Let ``node`` read ``sources`` at the longest number of timesteps among them; returns what it reads.
+
+        Trains whose steps do not divide the longest are averaged for that, and are currents then.
+        """
         if materialise:
             sources = list(dict.fromkeys(self._materialise(source, node) for source in sources))
         steps = {self.signals[source].steps for source in sources}
@@ -49,7 +52,8 @@ class Wires:
             results = [self.graph.call_function(operator.getitem, (aligned, index)) for index in range(len(sources))]
         for source, result in zip(sources, results, strict=True):
             node.replace_input_with(source, result)
-            self.signals[result] = self.signals[source]
+            signal = self.signals[source]
+            self.signals[result] = replace(signal, current=signal.current or max(steps) % signal.steps > 0)
         return results
 
     def _join_scales(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:

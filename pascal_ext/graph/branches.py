@@ -14,6 +14,7 @@ import inspect
 import operator
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,12 +93,14 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
     ``len(x)`` is ``x.size(0)``, and that of its shape ``x.dim()``; ``isinstance`` asks for ``class_of(x)``. Python's
     own insists on an integer, so a proxy's ``__len__`` could not give a symbol; and a proxy that called itself a tensor
     would be taken for one by torch's C++ code, too. What makes tensors, ``torch.zeros(x.shape[0], 6)``, takes proxies.
-    ``torch.as_tensor(x)`` is x. A block in autocast is refused, since no graph has it.
+    ``torch.as_tensor(x)`` is x. A block in autocast is refused, since no graph has it. Of an ``autograd.Function`` a
+    graph has what its ``forward`` does, and a warning tells that its gradient is lost.
     """
     # Tracing may import this, and it keeps the functions that it then sees: let it see Python's own.
     importlib.import_module("torch._dynamo.trace_rules")
     real_len, real_isinstance, real_enter = builtins.len, builtins.isinstance, torch.autocast.__enter__
     real_jit_isinstance, real_as_tensor = torch.jit.isinstance, torch.as_tensor
+    real_apply: Any = vars(torch.autograd.Function)["apply"]
     thread = threading.get_ident()
 
     def symbolic_len(value: Any, /) -> Any:
@@ -139,6 +142,15 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
             )
         return real_enter(autocast)
 
+    def apply_forward(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if any(real_isinstance(arg, fx.Proxy) for arg in args):
+            warnings.warn(
+                f"{function.__qualname__} is an autograd.Function, of which the graph of the model has what forward() "
+                "does, and not backward(): in training its gradient is that of the operations in forward()",
+                stacklevel=2,
+            )
+        return real_apply.__get__(None, function)(*args, **kwargs)
+
     def symbolic_creation(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def create(*args: Any, **kwargs: Any) -> Any:
@@ -155,9 +167,10 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
         (torch.jit, "isinstance"): symbolic_jit_isinstance,
         (torch, "as_tensor"): symbolic_as_tensor,
         (torch.autocast, "__enter__"): refuse,
+        (torch.autograd.Function, "apply"): classmethod(apply_forward),
         **{(torch, function.__name__): symbolic_creation(function) for function in CREATIONS},
     }
-    real = {(owner, name): getattr(owner, name) for owner, name in symbolic}
+    real = {(owner, name): inspect.getattr_static(owner, name) for owner, name in symbolic}
     for (owner, name), function in symbolic.items():
         setattr(owner, name, function)
     try:

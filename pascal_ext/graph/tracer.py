@@ -132,6 +132,14 @@ class Tracer(fx.Tracer):
             return super().create_arg(a)
         return self.create_node("call_function", Outputs, (), {name: self.create_arg(fields[name]) for name in fields})
 
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module that is no part of the model, made in ``forward`` or a slice of a Sequential, is what it does."""
+        try:
+            self.path_of_module(m)
+        except NameError:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A layer whose ``forward`` was exchanged (``layer.forward = ...``) is what that does, and not its class."""
         own = is_plain(m) or super().is_leaf_module(m, module_qualified_name)

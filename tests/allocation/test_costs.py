@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pascal_ext import LevelPlan, convert, replace_activations, set_levels
 from pascal_ext.activations import qcfs_layers
 from pascal_ext.allocation.costs import Costs
-from pascal_ext.allocation.solver import LatencyLimit, Limit
+from pascal_ext.allocation.solver import LatencyLimit, Limit, cost
 from pascal_ext.allocation.statistics import collect, traced_layers
 from pascal_ext.allocation.survey import Operation, survey
 from pascal_ext.data import Batch
@@ -36,7 +36,8 @@ def test_latency_is_that_of_the_converted_network(name: str) -> None:
     traced, layers = traced_layers(model)
     with torch.no_grad():
         structure = survey(traced, layers, Batch(tuple(EXACT[name].data()), {}, None))
-    assert LatencyLimit(structure.sources, structure.ends, 1).of(plan) == convert(model).latency
+    limit = LatencyLimit(structure.sources, structure.ends, 1, structure.windows)
+    assert limit.of(plan) == convert(model).latency
 
 
 @pytest.mark.parametrize("name", sorted(EXACT)[1::3])
@@ -161,6 +162,38 @@ def test_energy_is_what_is_measured(between: Callable[[Tensor], Tensor]) -> None
     for levels in (2, 8):
         measured = measure(convert(model, [x], levels, progress=False), [x], progress=False).energy_joules
         assert 1e-9 * sum(limit.costs[name][levels] for name in found) == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda m, y: m.p(m.b(y)),  # as in MobileNets: nothing between two convolutions
+        lambda m, y: m.p(m.n(m.b(y)) + y),  # currents join what is passed by
+        lambda m, y: m.p(F.avg_pool2d(y, 2)),
+        lambda m, y: m.p(torch.cat([m.b(y)[:, :2], y[:, 2:]], 1)),
+        lambda m, y: F.conv2d(m.b(y), m.w),
+        lambda m, y: m.p(F.leaky_relu(m.b(y))),
+    ],
+)
+def test_energy_and_latency_of_weights_that_read_currents(between: Callable[[Net, Tensor], Tensor]) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        return m.d(torch.relu(between(m, torch.relu(m.a(x)))).mean((2, 3)))
+
+    layers = {"a": nn.Conv2d(3, 4, 3, padding=1), "b": nn.Conv2d(4, 4, 3, padding=1, groups=4), "p": nn.Conv2d(4, 8, 1)}
+    rest = {"n": nn.BatchNorm2d(4), "d": nn.Linear(8, 5), "w": nn.Parameter(torch.randn(8, 4, 1, 1))}
+    model, x = Net(forward, **layers, **rest).eval(), torch.randn(32, 3, 8, 8)
+    traced, found = traced_layers(model)
+    with torch.no_grad():
+        batch = Batch((x,), {}, None)
+        collect(traced, found, [batch], False, None)
+        costs = Costs(traced, found, {name: [2, 8] for name in found}, batch)
+        limit, latency = costs.limit("energy", 1.0), costs.limit("latency", 1.0)
+    assert isinstance(limit, Limit)
+    for levels in (2, 8):
+        snn = convert(model, [x], levels, progress=False)
+        measured = measure(snn, [x], progress=False).energy_joules
+        assert 1e-9 * sum(limit.costs[name][levels] for name in found) == pytest.approx(measured, rel=0.1)
+        assert cost(latency, dict.fromkeys(found, levels)) == snn.latency
 
 
 def test_unknown_costs() -> None:

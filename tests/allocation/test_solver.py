@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -65,11 +66,12 @@ def test_more_budget_never_loses_more(losses: dict[str, dict[int, float]], total
     assert loss_of(losses, plans[1]) <= loss_of(losses, plans[0]) + 1e-6
 
 
-# a chain, a residual block whose shortcut passes two layers, and two branches of the inputs that meet
+# a chain, a residual block whose shortcut passes two layers, two branches of inputs that meet, and means of currents
 GRAPHS = [
     LatencyLimit({"a": [], "b": ["a"], "c": ["b"]}, ["c"], 0),
     LatencyLimit({"a": [], "b": ["a"], "c": ["a", "b"], "d": ["c"]}, ["c", "d"], 0),
     LatencyLimit({"a": [], "b": [], "c": ["a", "b"]}, ["c"], 0),
+    LatencyLimit({"a": [], "b": ["a"], "c": ["a", "b"]}, ["c"], 0, {"b": [], "c": ["a"]}),
 ]
 
 
@@ -77,7 +79,7 @@ GRAPHS = [
 @given(st.sampled_from(GRAPHS), st.data(), st.integers(6, 60))
 def test_latency_and_mean_together(graph: LatencyLimit, data: st.DataObject, budget: int) -> None:
     losses = {name: data.draw(st.fixed_dictionaries(dict.fromkeys((1, 2, 4, 8), LOSSES))) for name in graph.sources}
-    latency = LatencyLimit(graph.sources, graph.ends, budget)
+    latency = dataclasses.replace(graph, budget=budget)
     mean = mean_levels(losses, data.draw(st.sampled_from([2.0, 4.0, 8.0])))
     plans = [dict(zip(losses, levels, strict=True)) for levels in itertools.product((1, 2, 4, 8), repeat=len(losses))]
     fitting = [plan for plan in plans if latency.of(plan) <= budget and cost(mean, plan) <= mean.budget]

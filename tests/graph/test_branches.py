@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,30 @@ def test_a_block_in_autocast_is_refused(data: list[Tensor]) -> None:
     convert(model, data, progress=False)
     with torch.autocast("cpu"):  # as before
         assert torch.is_autocast_enabled("cpu")
+
+
+class _Sign(torch.autograd.Function):
+    """A sign with a straight-through gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor) -> Tensor:
+        return w / w.abs()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def test_a_lost_gradient_is_told() -> None:
+    model = Net(
+        lambda m, x: m.b(relu(F.linear(x, _Sign.apply(m.w)))), w=nn.Parameter(torch.randn(4, 3)), b=nn.Linear(4, 2)
+    )
+    with pytest.warns(UserWarning, match=r"_Sign is an autograd\.Function.*not backward"):
+        qcfs = replace_activations(model)
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(calibrate(qcfs, [x], progress=False)(x).shape, model(x).shape)
+    _Sign.apply(model.w).sum().backward()  # as before, outside of tracing
+    assert torch.equal(model.w.grad, torch.ones(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace_activations(Net(lambda m, x: relu(m.b(x)), b=nn.Linear(3, 2)))

@@ -264,6 +264,15 @@ WIRING: dict[str, Case] = {
         w=parameter(4, 7),
         v=parameter(4),
     ),
+    "slices of a Sequential": net(
+        lambda m, x: m.head(m.layers[3:](m.layers[:3](x) + x.mean(1, keepdim=True)).flatten(1)),
+        layers=nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 4), nn.ReLU(), nn.MaxPool2d(2)),
+        head=nn.Linear(36, 5),
+    ),
+    "modules made in forward": net(
+        lambda m, x: m.end(nn.Upsample(scale_factor=2)(nn.AvgPool2d(2)(nn.ReLU()(m.a(x)))) + nn.LeakyReLU(0.1)(m.b(x))),
+        **branches(),
+    ),
     # inputs and outputs
     "two inputs": Case(Pair(lambda m, x, y: m.end(relu(m.a(x)) + relu(m.b(y))), **branches()), [(3, 6, 6), (3, 6, 6)]),
     "nested inputs": Case(Net(_nested_inputs, **branches()), [{"x": (3, 6, 6), "pair": [(3, 6, 6), (3, 6, 6)]}]),
