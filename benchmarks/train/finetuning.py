@@ -131,10 +131,20 @@ class Images(L.LightningDataModule):
     The order of an epoch depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
     """
 
-    def __init__(self, train: Dataset[Any], test: Dataset[Any], batch_size: int, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self,
+        train: Dataset[Any],
+        test: Dataset[Any],
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        *,
+        captured: bool = False,
+    ) -> None:
         super().__init__()
         self.train, self.test = train, test
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.pins = not (captured and workers)  # the thread that does it would break off a capture
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.train, shuffle=True)
@@ -155,7 +165,7 @@ class Images(L.LightningDataModule):
             sampler=sampler,
             collate_fn=stacked,
             num_workers=self.workers,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.pins and self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             drop_last=shuffle and len(sampler) > self.batch_size,
         )
 

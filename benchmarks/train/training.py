@@ -81,7 +81,7 @@ def train(
     )
     device = lightning.strategy.root_device
     student = run.student(relu.to(device), calibration).train()
-    graphs = device.type == "cuda" and lightning.world_size == 1  # DDP's own work on gradients is no part of a graph
+    one_gpu = device.type == "cuda" and lightning.world_size == 1  # DDP's own work on gradients is no part of a graph
     shown = images
     if run.views:
         if teacher is None:
@@ -93,9 +93,11 @@ def train(
         file, progress = output / "views.safetensors", trainer.get("enable_progress_bar", True)
         with lightning.precision_plugin.forward_context():
             shown = Views(source, images, teacher.to(device), run.views, run.seed, file, progress=progress)
-    fast = {"captured" if graphs else "compiled": compiled}
+    captured = compiled and one_gpu
+    fast = {"captured" if captured else "compiled": compiled}
     module = FineTuning(student, source, run.recipe, teacher, seed=run.seed, **fast)
-    lightning.fit(module, Images(shown, test_images, run.batch_size, run.seed, workers), ckpt_path=ckpt)
+    both = Images(shown, test_images, run.batch_size, run.seed, workers, captured=captured)
+    lightning.fit(module, both, ckpt_path=ckpt)
     if not lightning.is_global_zero:
         return None
     if run.recipe.batch_norm_images:
