@@ -264,7 +264,8 @@ class FineTuning(L.LightningModule):
         if self._mix is not None:
             inputs, wanted = self._mix(inputs, labels)
         loss, logits = self._objective(inputs.to(memory_format=self.memory_format), wanted, *teacher_logits)
-        self._sums += torch.stack([loss.detach(), _hits(logits, labels)])  # to log every step takes longer than a step
+        seen = labels if wanted.ndim == 1 else wanted.argmax(1)
+        self._sums += torch.stack([loss.detach(), _hits(logits, seen)])  # to log every step takes longer than a step
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
