@@ -24,10 +24,9 @@ def energy(structure: Structure, layers: Mapping[str, Layer], choices: Mapping[s
     does as many accumulations as the ANN's multiplications times the spikes of a neuron of its source, at 0.9 pJ; one
     that reads the network's inputs does the ANN's multiplications once, at 4.6 pJ (a constant, spread over the layers),
     and one that reads currents, averages of spikes say, does them once, too, if a neuron follows, and else at every
-    timestep. What reads several layers does the operations of
-    each. Spikes are those of the histogram that the thresholds are from, behind a max pooling or a padding as many more
-    or fewer as its mean is higher or lower than that of what it reads. Where a train meets one of another window
-    (docs/allocation.md) is not looked into.
+    timestep. What reads several layers does the operations of each. Spikes are those of the histogram that the
+    thresholds are from, behind a max pooling or a padding as many more or fewer as its mean is higher or lower than
+    that of what it reads. Where a train meets one of another window (docs/allocation.md) is not looked into.
     """
     constant = sum(found.products for found in structure.operations if found.once or not found.sources)
     table: dict[str, dict[int, float]] = {}
