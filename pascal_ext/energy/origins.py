@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
+_KEPT = 256  # memories that are gone, at most, before they are forgotten
 _DECISIONS = frozenset("ge gt le lt eq ne sign heaviside floor ceil round trunc argmax".split())
 
 
@@ -25,7 +26,8 @@ class Origin(enum.Flag):
 class Origins:
     """The origins of all tensors of a forward pass, as far as :meth:`follow` was told of its operations.
 
-    They are kept by the memory that tensors share, so that a view, and what is written into one, are known too.
+    They are kept by the memory that tensors share, so that a view, and what is written into one, are known too. Memory
+    that is gone is forgotten soon: what refers to it, small as it is, keeps malloc from using the place again.
 
     Args:
         inputs: of the network, in any nesting.
@@ -33,6 +35,7 @@ class Origins:
 
     def __init__(self, inputs: Any) -> None:
         self._known = dict.fromkeys(_memories(inputs), Origin.INPUT)
+        self._most = len(self._known) + _KEPT
 
     def of(self, values: Any) -> Origin:
         """What the tensors in ``values``, any nesting of them, are made from."""
@@ -50,6 +53,9 @@ class Origins:
         if weighs or name in _DECISIONS or operation.namespace != "aten":  # of others, neurons are made
             origin = Origin.MADE
         self._known.update(dict.fromkeys(_memories(result), origin))
+        if len(self._known) > self._most:
+            self._known = {memory: known for memory, known in self._known.items() if not memory.expired()}
+            self._most = len(self._known) + _KEPT
 
 
 def _memories(values: Any) -> list[StorageWeakRef]:
