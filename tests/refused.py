@@ -83,6 +83,18 @@ REFUSED: dict[str, Case] = {
     "einsum across the samples": net(
         lambda m, x: torch.einsum("nchw,cn->nhw", relu(m.a(x)), m.w), w=parameter(4, BATCH), **branches()
     ),
+    "einsum with dots over the samples": net(
+        lambda m, x: torch.einsum("...chw,cn->...nhw", relu(m.a(x)).mean(1), m.w), w=parameter(BATCH, 4), **branches()
+    ),
+    "einsum with dots in both": net(
+        lambda m, x: torch.einsum("...hw,...wv->...hv", relu(m.a(x)), m.w), w=parameter(BATCH, 1, 6, 2), **branches()
+    ),
+    "product with a computed matrix for each sample": net(
+        lambda m, x: relu(m.a(x)) @ (m.w * 2), 6, 6, a=nn.Linear(6, 6), w=parameter(BATCH, 6, 2)
+    ),
+    "sum with a computed row for each sample": net(
+        lambda m, x: relu(m.a(x)) + m.w * 2, w=parameter(BATCH, 1, 1, 1), **branches()
+    ),
     "einsum that moves the samples": net(
         lambda m, x: torch.einsum("nchw,ck->knhw", relu(m.a(x)), m.w), w=parameter(4, 2), **branches()
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,8 +15,10 @@ from pascal_ext.allocation.statistics import Layer
 from pascal_ext.data import Batch, inputs_of
 from pascal_ext.energy.fan_in import Synapses, gathered, layer_fan_in
 from pascal_ext.graph.currents import averages, awaited
+from pascal_ext.graph.dimensions import padded_dims
 from pascal_ext.graph.kinds import Kind, kind_of
-from pascal_ext.graph.operations import einsum_terms, name_of, padded_dims
+from pascal_ext.graph.operations import name_of
+from pascal_ext.graph.products import einsum_products, einsum_terms
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _CURRENTS = (Kind.WEIGHTED, Kind.NORM, Kind.AFFINE)
@@ -154,7 +155,7 @@ class _Survey(fx.Interpreter):
         elif name_of(n) in ("matmul", "mm", "bmm"):
             return source.shape[-1], float(result.numel() * source.shape[-1])
         elif name_of(n) == "einsum" and einsum_terms(n)[0]:
-            products = _products(*args)
+            products = einsum_products(*args)
             return products / result.numel(), float(products)
         else:
             return None
@@ -170,15 +171,6 @@ class _Survey(fx.Interpreter):
             function: Any = n.target
             reached = function(*ones, None, *args[3:], **options)
         return fan_in, float(reached.sum(dtype=torch.float64))  # taps in the padding are no synapses
-
-
-def _products(equation: str, *operands: Any) -> int:
-    """Multiplications of an einsum: the product of the sizes that its subscripts stand for."""
-    tensors = operands[0] if isinstance(operands[0], (tuple, list)) else operands
-    sizes: dict[str, int] = {}
-    for term, operand in zip(equation.replace(" ", "").partition("->")[0].split(","), tensors, strict=True):
-        sizes |= zip(term, operand.shape, strict=True)
-    return math.prod(sizes.values())
 
 
 def survey(traced: fx.GraphModule, layers: Mapping[str, Layer], batch: Batch) -> Structure:

@@ -11,8 +11,10 @@ from torch import Tensor, fx
 from pascal_ext.conversion.signals import Signal
 from pascal_ext.conversion.wires import Wires
 from pascal_ext.graph.branches import as_traced
+from pascal_ext.graph.dimensions import dims_of, indexed_away, padded_dims
 from pascal_ext.graph.kinds import Kind
-from pascal_ext.graph.operations import asked_shape, asked_size, describe, dims_of, name_of, padded_dims, shape_argument
+from pascal_ext.graph.operations import asked_shape, asked_size, describe, name_of, shape_argument
+from pascal_ext.graph.products import constant_value, is_constant
 from pascal_ext.ops import timefold
 
 
@@ -97,20 +99,36 @@ class BatchDimension(Wires):
         if dims is None or self._moves_batch(node):
             return True
         ndims = {self.signals[source].ndim for source in sources} - {None}
-        if len(ndims) > 1 and kind is not Kind.CONCAT:
+        if kind is Kind.ASSIGN and not self._assigns_by_sample(node):
+            return True
+        if len(ndims) > 1 and kind not in (Kind.CONCAT, Kind.ASSIGN):
             return True  # broadcasting puts the batch of one beside another dimension of the other
         added = 1 if name_of(node) in ("unsqueeze", "stack") else 0
         dims = signal.positive(dims, added)
         needed = max(1 - min(dims, default=0) - added, padded_dims(node, self.root) + 1)
-        for other in self._others(node) if kind in (Kind.SUM, Kind.MAX, Kind.LINEAR) else ():
-            tensor = operator.attrgetter(str(other.target))(self.root) if other.op == "get_attr" else None
+        fewer = indexed_away(node.args[1]) or 0 if kind is Kind.ASSIGN else 0
+        for other in self._others(node) if kind in (Kind.SUM, Kind.MAX, Kind.LINEAR, Kind.ASSIGN) else ():
+            tensor = constant_value(other, self.root) if is_constant(other) else None
             if isinstance(tensor, Tensor) and tensor.ndim:
-                needed = max(needed, tensor.ndim + (tensor.shape[0] > 1))  # a parameter with a row for each sample
+                by_sample = tensor.shape[0] > 1  # it may have a row for each
+                needed = max(needed, tensor.ndim + fewer + by_sample)
         if 0 in dims or (signal.ndim is not None and needed > signal.ndim):
             return True
         if needed > 1 and signal.ndim is None:
             self._guard_ndim(node, sources[0], needed)
         return False
+
+    def _assigns_by_sample(self, node: fx.Node) -> bool:
+        """Whether an item assignment writes, for all that is known here, into each sample what is of that sample."""
+        index: Any
+        x, index, value = node.args
+        indices: list[fx.Node] = []
+        fx.node.map_arg(index, indices.append)
+        if not self.signals.keys().isdisjoint(indices):
+            return False
+        ndims = [self.signals[n].ndim if isinstance(n, fx.Node) and n in self.signals else None for n in (x, value)]
+        fewer = indexed_away(index)
+        return ndims[0] is None or ndims[1] is None or fewer is None or ndims[1] == ndims[0] - fewer
 
     def _moves_batch(self, node: fx.Node) -> bool:
         """Whether a reshaping surely, or for all that is known here, merges dimension 0 with others."""

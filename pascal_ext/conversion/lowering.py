@@ -36,7 +36,8 @@ from pascal_ext.ops import timefold
 from pascal_ext.plan import barrier
 
 _MIXES = "it works across dimension 0, so samples, or timesteps, would mix"
-_BRANCHES = (Kind.SUM, Kind.CONCAT, Kind.MAX)
+_CONSTANT_BATCH = "what it writes into was not made for the input: make that by zeros_like(x), or x.new_zeros(x.shape)"
+_BRANCHES = (Kind.SUM, Kind.CONCAT, Kind.ASSIGN, Kind.MAX)
 
 
 @dataclass
@@ -131,6 +132,8 @@ class Lowering(SignalRules):
             self._analog(node)
         elif not first and kind is Kind.LINEAR:
             self._analog(node)  # a divisor
+        elif kind is Kind.ASSIGN and node.args[0] not in self.signals:
+            self._analog(node, _CONSTANT_BATCH)
         elif not first or self._mixes_samples(node, sources, kind):
             self._analog(node, _MIXES)
         elif kind is Kind.LOOKUP and (self.signals[sources[0]].steps > 1 or self.signals[sources[0]].scale is not None):

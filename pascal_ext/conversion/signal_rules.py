@@ -11,20 +11,14 @@ from torch import fx, nn
 from pascal_ext.conversion.batch_dimension import BatchDimension
 from pascal_ext.conversion.signals import Signal, joined
 from pascal_ext.graph.currents import averages
+from pascal_ext.graph.dimensions import dims_of, padded_dims, pooled_dims
 from pascal_ext.graph.kinds import Kind
-from pascal_ext.graph.operations import (
-    argument,
-    describe,
-    dims_of,
-    is_flatten,
-    name_of,
-    padded_dims,
-    pooled_dims,
-)
+from pascal_ext.graph.operations import DIVISIONS, argument, describe, is_flatten, name_of
 from pascal_ext.network.folding import call_scaled
 from pascal_ext.ops import timefold
 
-_KEEP_NDIM = "flip roll chunk split narrow permute transpose swapaxes swapdims movedim moveaxis".split()
+_KEEP_NDIM = "flip roll rot90 narrow permute transpose swapaxes swapdims movedim moveaxis".split()
+_KEEP_NDIM += "chunk split tensor_split index_select repeat_interleave".split()
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # each a product with a mask
 _NORM_NDIM: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 
@@ -46,6 +40,7 @@ class SignalRules(BatchDimension):
             Kind.AFFINE: self._affine,
             Kind.SUM: self._sum,
             Kind.CONCAT: self._concat,
+            Kind.ASSIGN: self._assign,
             Kind.MAX_POOL: self._max_pool,
             Kind.MAX: self._max,
             Kind.LOOKUP: self._lookup,
@@ -122,7 +117,7 @@ class SignalRules(BatchDimension):
         signal = replace(
             self.signals[source],
             thermometer=signal.thermometer and signal.uniform,  # else amplitudes may differ within a channel now
-            sequence=name in ("chunk", "split", "unbind"),
+            sequence=name in DIVISIONS,
             channels=None,
             ndim=2 if flat else signal.ndim if kept else None,
         )
@@ -217,3 +212,9 @@ class SignalRules(BatchDimension):
             channels=channels,
             **({"ndim": None} if name_of(node) == "stack" else {}),
         )
+
+    def _assign(self, node: fx.Node, *sources: fx.Node) -> None:
+        """Each element is one of the two tensors', so trains stay trains, of more than one threshold in a channel."""
+        signals = [self.signals[source] for source in self._align(node, list(sources))]
+        current = any(signal.current for signal in signals)
+        self.signals[node] = joined(signals, current=current, channels=signals[0].channels, ndim=signals[0].ndim)

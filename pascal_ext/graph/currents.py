@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
+from pascal_ext.graph.dimensions import padded_dims
 from pascal_ext.graph.kinds import Kind, kind_of
-from pascal_ext.graph.operations import argument, name_of, padded_dims
+from pascal_ext.graph.operations import argument, name_of
 
 
 def averages(node: fx.Node, root: nn.Module) -> bool:

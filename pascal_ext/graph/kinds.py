@@ -15,7 +15,9 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, einsum_terms, is_matrix, name_of, second_factor
+from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, name_of
+from pascal_ext.graph.products import einsum_terms, is_matrix, second_factor
+from pascal_ext.ops.assignment import assigned
 
 
 class Kind(enum.Enum):
@@ -30,6 +32,7 @@ class Kind(enum.Enum):
     AFFINE = "linear with an offset, or with weights that absorb nothing"
     SUM = "adds or subtracts tensors"
     CONCAT = "joins tensors along a dimension"
+    ASSIGN = "writes one tensor into a part of another"
     MAX_POOL = "maximum within a channel: exact on thermometer codes"
     MAX = "maximum or minimum between tensors: exact on accumulated currents"
     LOOKUP = "rows of a table, by the numbers in its input"
@@ -77,8 +80,13 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys(
         "flatten unflatten view reshape permute transpose swapaxes swapdims movedim moveaxis".split(), Kind.REARRANGE
     ),
-    **dict.fromkeys("squeeze unsqueeze chunk split unbind narrow select getitem expand repeat".split(), Kind.REARRANGE),
-    **dict.fromkeys("pixel_shuffle pixel_unshuffle channel_shuffle flip roll unfold tile".split(), Kind.REARRANGE),
+    **dict.fromkeys(
+        "squeeze unsqueeze chunk split tensor_split unbind narrow select getitem expand repeat".split(), Kind.REARRANGE
+    ),
+    **dict.fromkeys(
+        "pixel_shuffle pixel_unshuffle channel_shuffle flip roll rot90 unfold tile".split(), Kind.REARRANGE
+    ),
+    **dict.fromkeys("index_select repeat_interleave".split(), Kind.REARRANGE),
     **dict.fromkeys("mean sum cumsum neg negative mul multiply truediv div divide fold".split(), Kind.LINEAR),
     **dict.fromkeys("add sub".split(), Kind.SUM),
     **dict.fromkeys("cat concat concatenate stack".split(), Kind.CONCAT),
@@ -103,6 +111,8 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
         if node.args[1] in ("T", "mT"):
             return Kind.REARRANGE
         return Kind.METADATA if node.args[1] in METADATA_ATTRIBUTES else Kind.UNSUPPORTED
+    if node.target is assigned:
+        return Kind.ASSIGN
     kind = _NAMES.get(name, Kind.UNSUPPORTED)
     if node.op == "call_function" and not is_known_function(node.target):
         return Kind.UNSUPPORTED

@@ -11,16 +11,18 @@ from torch import fx
 from pascal_ext.graph.kinds import is_known_function
 from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, asked_shape, asked_sizes, name_of
 
+_FILLED = {torch.empty: torch.zeros, torch.empty_like: torch.zeros_like, "new_empty": "new_zeros"}  # later, by parts
 _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
 
 
 def write_out(graph: fx.Graph) -> None:
-    """Write out what is shaped, or typed, like another tensor, sums with a product of matrices, and numbers of
-    elements, in which the size of the batch is a factor.
+    """Write out what is shaped, or typed, like another tensor, cuts and joins along dimension 1, interpolations, sums
+    with a product of matrices, and numbers of elements, in which the size of the batch is a factor.
     """
     for node in list(graph.nodes):
         if node.op != "call_method" and not (node.op == "call_function" and is_known_function(node.target)):
             continue
+        node.target = _FILLED.get(node.target, node.target)
         x, other = argument(node, 0, "input", None), argument(node, 1, "other", None)
         match name_of(node):
             case "expand_as" | "view_as" | "reshape_as" if isinstance(other, fx.Node):
@@ -33,6 +35,13 @@ def write_out(graph: fx.Graph) -> None:
                 shape = _attribute(node, asked_shape(x) or x, "shape")
                 rest = _insert(node, "numel", _insert(node, operator.getitem, shape, slice(1, None)))
                 _become(node, operator.mul, _insert(node, operator.getitem, shape, 0), rest)
+            case "hsplit" if len(node.args) == 2:
+                _become(node, torch.tensor_split, *node.args, 1)
+            case "hstack" if len(node.args) == 1:
+                _become(node, torch.cat, *node.args, 1)
+            case "lerp" if len(node.args) == 3:
+                difference = _insert(node, torch.sub, node.args[1], x)
+                _become(node, torch.add, x, _insert(node, torch.mul, difference, node.args[2]))
             case "addmm" if len(node.args) == 3 and not node.kwargs:  # else it has factors
                 _become(node, torch.add, _insert(node, torch.mm, *node.args[1:]), x)
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from torch import Tensor, fx, nn
 
 from pascal_ext.graph.branches import Example, as_traced, is_number, is_told, symbolic_python
+from pascal_ext.graph.dimensions import dims_of
 from pascal_ext.graph.norms import is_plain
-from pascal_ext.graph.operations import asked_sizes, dims_of, name_of
+from pascal_ext.graph.operations import DIVISIONS, asked_sizes, name_of
 from pascal_ext.graph.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
 
@@ -46,6 +47,9 @@ class _Proxy(fx.Proxy):
         return self.tracer.to_number(self, float)
 
     __index__ = __int__
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
         raise TypeError("len() of a value that tracing does not know")  # list() asks for a hint, and does without
@@ -99,7 +103,7 @@ class Tracer(fx.Tracer):
         if self._example is not None and tensor is not None:
             ndim = self.to_number(self.proxy(tensor).dim(), int)
             return iter([self.proxy(tensor).size(dim) for dim in range(ndim)[part]])
-        dims = dims_of(obj.node, self.root) if name_of(obj.node) in ("chunk", "split", "unbind") else None
+        dims = dims_of(obj.node, self.root) if name_of(obj.node) in DIVISIONS else None
         if self._example is not None and dims is not None:
             size = self.proxy(obj.node.all_input_nodes[0]).size(*dims)
             if not self._example.depends_on_batch(size.node):

@@ -47,7 +47,6 @@ _NEEDS_DATA = (
 )
 _WAYS_OUT = {  # what is told of an error, by a part of it
     "autocast": "",
-    "item assignment": " Write it out of place: with torch.cat, torch.where, or a product with a mask.",
     "cannot be iterated": " How many parts there are is known of shapes, and of chunk, split and unbind, not along "
     "dimension 0, and with data: a loader that can be read twice, or replace_activations(model, levels, "
     "example=batch). Else take them by their numbers, x.shape[1], x[:, 0] or x.unbind(1)[0].",

@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from pascal_ext.errors import InvalidArgumentError
-from pascal_ext.graph.operations import argument, describe, dims_of, name_of, shape_argument
+from pascal_ext.graph.dimensions import dims_of
+from pascal_ext.graph.operations import argument, describe, name_of, shape_argument
 from pascal_ext.ops import timefold
 
 AUTO = "auto"
@@ -101,7 +102,7 @@ def _works_across(node: fx.Node, root: nn.Module) -> bool:
     name = name_of(node)
     if name == "batch_norm":
         return bool(argument(node, 5, "training", False))
-    if name == "getitem":  # else of a sequence, it may be
+    if name in ("getitem", "assigned"):  # else of a sequence, it may be
         return getattr(node.args[0], "target", None) is timefold.decode and 0 in (dims_of(node, root) or ())
     if name not in _DIMS:
         return False

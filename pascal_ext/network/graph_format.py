@@ -18,6 +18,7 @@ from pascal_ext.graph.operations import CREATIONS
 from pascal_ext.graph.outputs import Outputs, is_named_tuple, named_tuple
 from pascal_ext.network.folding import call_scaled
 from pascal_ext.ops import timefold
+from pascal_ext.ops.assignment import assigned
 
 _TIMEFOLD = (
     "unfold fold decode present align scale rate join_scales as_sequence only_step pick entry keep_batch keep_rows "
@@ -26,6 +27,7 @@ _TIMEFOLD = (
 _OWN: dict[str, Any] = {
     **{f"pascal_ext:{name}": getattr(timefold, name) for name in _TIMEFOLD},
     "pascal_ext:call_scaled": call_scaled,
+    "pascal_ext:assigned": assigned,
     "pascal_ext:as_traced": as_traced,
     **{f"math:{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt")},  # of sizes
     "builtins:getattr": getattr,

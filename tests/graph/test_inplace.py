@@ -23,7 +23,7 @@ from tests.zoo import EXACT
 
 def _view_changed(m: Any, x: Tensor) -> Tensor:
     y = m.a(x)
-    half = y[:, :1]
+    half = y[:, :1].unsqueeze(1)
     half.relu_()
     return y
 
@@ -178,17 +178,17 @@ def _out(m: Any, x: Tensor) -> Tensor:
     return z * 2 + y
 
 
-def _copied(m: Any, x: Tensor) -> Tensor:
+def _random(m: Any, x: Tensor) -> Tensor:
     y = m.a(x)
-    y.copy_(x)
-    return y
+    y.uniform_()
+    return y + x
 
 
 @pytest.mark.parametrize(
     ("forward", "code"),
     [
         (_out, "torch.add"),
-        (_copied, "y.copy_"),
+        (_random, "y.uniform_"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(forward: Any, code: str) -> None:

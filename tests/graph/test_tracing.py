@@ -227,16 +227,6 @@ def test_activations_that_a_model_keeps() -> None:
     assert model.seen["last"][0].grad_fn is not None
 
 
-def test_item_assignment_is_refused() -> None:
-    def forward(m: Any, x: Tensor) -> Tensor:
-        x[:, 0] = 0
-        return F.relu(x)
-
-    with pytest.raises(TracingError, match=r"item assignment\. Write it out of place: .*torch\.where") as refused:
-        trace(Net(forward))
-    assert "ontrol flow" not in str(refused.value)
-
-
 def test_iterating_over_a_tensor_is_refused() -> None:
     with pytest.raises(TracingError, match=r"How many parts .* x.unbind\(1\)\[0\]"):
         trace(Net(lambda m, x: F.relu(torch.stack([row * 2 for row in x]))))

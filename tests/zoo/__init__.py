@@ -8,8 +8,9 @@ from tests.cases import Case, quantised
 from tests.zoo.layers import LAYERS
 from tests.zoo.pooling import POOLING
 from tests.zoo.wiring import WIRING
+from tests.zoo.writing import WRITING
 
-EXACT: dict[str, Case] = {**LAYERS, **POOLING, **WIRING}
+EXACT: dict[str, Case] = {**LAYERS, **POOLING, **WIRING, **WRITING}
 
 
 def network(name: str = "one block, twice", thresholds: str = "scalar") -> tuple[nn.Module, SpikingNetwork]:

@@ -181,6 +181,24 @@ LAYERS: dict[str, Case] = {
         v=parameter(4),
         **branches(),
     ),
+    "einsums with dots": net(
+        lambda m, x: torch.einsum(
+            "...ij,jk", relu(torch.einsum("nc...,kc->nk...", relu(m.a(x)), torch.outer(m.v, m.v))), m.w
+        ),
+        w=parameter(6, 5),
+        v=parameter(4),
+        **branches(),
+    ),
+    "products with computed matrices": net(
+        lambda m, x: torch.matmul(
+            m.w * (m.w > 0), relu(relu(m.a(x)) @ (m.w * m.v).softmax(0)) @ torch.diag(torch.exp(m.v))
+        ),
+        4,
+        7,
+        a=nn.Linear(7, 4),
+        w=parameter(4, 4),
+        v=parameter(4),
+    ),
     "product with a matrix": net(
         lambda m, x: relu(relu(m.a(x)) @ m.w) @ m.w.T, 7, a=nn.Linear(7, 5), w=parameter(5, 4)
     ),

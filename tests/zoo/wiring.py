@@ -171,6 +171,30 @@ WIRING: dict[str, Case] = {
     "unbind and select": net(
         lambda m, x: relu(m.a(x)).unbind(1)[2] + relu(m.b(x)).select(1, 3) + m.c(x).narrow(1, 1, 1)[:, 0], **branches()
     ),
+    "cuts and joins": net(
+        lambda m, x: m.end(
+            torch.hstack(
+                [
+                    torch.hstack(torch.tensor_split(relu(m.a(x)), 3, dim=1)[1:]),
+                    m.b(x).tensor_split((1, 3), dim=-3)[0],
+                    torch.hsplit(relu(m.c(x)), 2)[1][:, :1] + m.b(x).hsplit([3])[1],
+                ]
+            )
+        ),
+        **branches(),
+    ),
+    "selected, repeated, turned": net(
+        lambda m, x: m.end(
+            relu(m.a(x)).index_select(1, torch.tensor([2, 0, 1, 3])).rot90(1, (2, 3)).repeat_interleave(2, dim=-1)
+            + torch.index_select(m.b(x), 3, torch.tensor([0, 5] * 6)).rot90(dims=[1, 2]).rot90(3, (1, 2))
+        ),
+        **branches(),
+    ),
+    "between two": net(
+        lambda m, x: m.end(torch.lerp(relu(m.a(x)), m.b(x), 0.3).lerp(relu(m.c(x)), m.gamma * 2)),
+        gamma=parameter(4, 1, 1),
+        **branches(),
+    ),
     "mean of a stack": net(lambda m, x: torch.stack([relu(m.a(x)), m.b(x), relu(m.b(x))]).mean(0), **branches()),
     "sum of a stack": net(lambda m, x: torch.sum(torch.stack((relu(m.a(x)), m.b(x)), dim=0), dim=[0]), **branches()),
     "maximum of a stack": net(lambda m, x: torch.stack([relu(m.a(x)), m.b(x), m.c(x)], 0).max(0)[0], **branches()),
