@@ -18,7 +18,7 @@ from pascal_ext.graph.currents import averages, awaited
 from pascal_ext.graph.dimensions import padded_dims
 from pascal_ext.graph.kinds import Kind, kind_of
 from pascal_ext.graph.operations import name_of
-from pascal_ext.graph.products import einsum_products, einsum_terms
+from pascal_ext.graph.products import einsum_products, einsum_terms, is_constant
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _CURRENTS = (Kind.WEIGHTED, Kind.NORM, Kind.AFFINE)
@@ -126,7 +126,7 @@ class _Survey(fx.Interpreter):
         if n.op in ("placeholder", "output", "get_attr"):
             return False
         kind = kind_of(n, self.module)
-        read = [node for node in n.all_input_nodes if self._sources[node]]
+        read = [node for node in n.all_input_nodes if node in self._shapes and not is_constant(node)]
         return kind in _CURRENTS or averages(n, self.module) or (kind is Kind.SUM and len(read) == 1)
 
     def _gain(self, n: fx.Node, result: Tensor) -> float:
