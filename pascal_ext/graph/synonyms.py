@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from pascal_ext.graph.kinds import is_known_function
-from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, asked_shape, asked_sizes, name_of
+from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, asked_sizes, name_of
 
 _FILLED = {torch.empty: torch.zeros, torch.empty_like: torch.zeros_like, "new_empty": "new_zeros"}  # later, by parts
 _SHAPED_LIKE = {"expand_as": "expand", "view_as": "view", "reshape_as": "reshape"}
@@ -31,9 +31,9 @@ def write_out(graph: fx.Graph) -> None:
                 _become(node, "expand", x, argument(node, 1, "size", None))
             case "type_as" | "to" if isinstance(other, fx.Node) and other.op != "get_attr" and not _is_metadata(other):
                 _become(node, "to", x, _attribute(node, other, "device"), _attribute(node, other, "dtype"))
-            case "numel" | "nelement" if asked_shape(x) or asked_sizes(x) is None:  # else it is of a part of a shape
-                shape = _attribute(node, asked_shape(x) or x, "shape")
-                rest = _insert(node, "numel", _insert(node, operator.getitem, shape, slice(1, None)))
+            case "numel" | "nelement" if (end := _end(x)) != 0:
+                shape = _attribute(node, (asked_sizes(x) or (x,))[0], "shape")
+                rest = _insert(node, "numel", _insert(node, operator.getitem, shape, slice(1, end)))
                 _become(node, operator.mul, _insert(node, operator.getitem, shape, 0), rest)
             case "hsplit" if len(node.args) == 2:
                 _become(node, torch.tensor_split, *node.args, 1)
@@ -44,6 +44,12 @@ def write_out(graph: fx.Graph) -> None:
                 _become(node, torch.add, x, _insert(node, torch.mul, difference, node.args[2]))
             case "addmm" if len(node.args) == 3 and not node.kwargs:  # else it has factors
                 _become(node, torch.add, _insert(node, torch.mm, *node.args[1:]), x)
+
+
+def _end(x: Any) -> int | None:
+    """Where ``x.shape[:end]`` ends; None where it does not, or ``x`` is a tensor; 0 where it leaves the batch out."""
+    _, part = asked_sizes(x) or (x, slice(None))
+    return part.stop if part.start in (None, 0) and part.step in (None, 1) else 0
 
 
 def _become(node: fx.Node, target: Any, *args: Any) -> None:

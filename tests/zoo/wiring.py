@@ -274,7 +274,11 @@ WIRING: dict[str, Case] = {
     ),
     "shapes of others": net(_shapes_of_others, **branches()),
     "number of elements": net(
-        lambda m, x: m.head(relu(m.a(x)).view(x.size(0), m.a(x).numel() // len(x)) / x.nelement() * x.shape.numel()),
+        lambda m, x: (
+            m.head(relu(m.a(x)).view(x.size(0), m.a(x).numel() // len(x)) / x.nelement() * x.shape.numel())
+            / relu(m.a(x)).size()[:-1].numel()
+            * x.shape[2:].numel()
+        ),
         **_flat,
     ),
     "like others": net(_like_others, scale=parameter(4, 1, 1), **branches()),
