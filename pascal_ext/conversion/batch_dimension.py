@@ -17,6 +17,8 @@ from pascal_ext.graph.operations import asked_shape, asked_size, describe, name_
 from pascal_ext.graph.products import constant_value, is_constant
 from pascal_ext.ops import timefold
 
+_NO_SIZES = ("dim", "ndimension", "number_of_inputs")
+
 
 class BatchDimension(Wires):
     """What a conversion has to know about dimension 0."""
@@ -44,7 +46,7 @@ class BatchDimension(Wires):
         pending = list(node.all_input_nodes)
         while pending:
             source = pending.pop()
-            if source is not self.batch and asked_size(source) is None and name_of(source) not in ("dim", "ndimension"):
+            if source is not self.batch and asked_size(source) is None and name_of(source) not in _NO_SIZES:
                 pending += source.all_input_nodes
                 if source in self.signals:
                     self.graph.erase_node(node)

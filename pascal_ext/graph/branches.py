@@ -50,6 +50,10 @@ class Example:
         self.arguments: dict[str, Any] = pytree.tree_map_only(Tensor, self._mode.from_tensor, arguments)
         self._values: dict[fx.Node, Any] = {}
 
+    def of_input(self, argument: Any) -> Any:
+        """What an argument of ``forward`` is, given by its proxy; None of one that is fixed."""
+        return self.arguments.get(str(argument.node.target)) if isinstance(argument, fx.Proxy) else None
+
     def value(self, node: fx.Node) -> Any:
         """The value of a node; sizes are those of the batch, elements of tensors unknown."""
         needed, pending = set[fx.Node](), [node]
@@ -112,6 +116,8 @@ def symbolic_python(class_of: Callable[[fx.Proxy], type]) -> Iterator[None]:
             return value.tracer.proxy(node.all_input_nodes[0]).dim()
         if is_number(node):
             raise TypeError("len() of a part of a shape")
+        if node.op == "placeholder" and value.tracer.will_know:
+            raise TypeError("len() of an input that tracing does not know")
         return value.size(0)
 
     def symbolic_isinstance(value: Any, kinds: Any, /) -> bool:
@@ -201,6 +207,13 @@ def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:
     return None
 
 
+def number_of_inputs(sequence: Any) -> Any:
+    """The length of an input that is a sequence; a proxy, likewise."""
+    if isinstance(sequence, fx.Proxy):
+        return sequence.tracer.create_proxy("call_function", number_of_inputs, (sequence,), {})
+    return len(sequence)
+
+
 def must_stay(node: fx.Node) -> bool:
     """Whether a node of a graph has to stay though nothing reads it."""
     return node.op in ("placeholder", "output") or node.target is as_traced
@@ -217,6 +230,8 @@ def is_number(node: fx.Node) -> bool:
         return False
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim")
+    if node.target is number_of_inputs:
+        return True
     return bool(node.all_input_nodes) and all(is_number(source) for source in node.all_input_nodes)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from pascal_ext.graph.branches import number_of_inputs
 from pascal_ext.graph.operations import METADATA_ATTRIBUTES, argument, name_of
 from pascal_ext.graph.products import einsum_terms, is_matrix, second_factor
 from pascal_ext.ops.assignment import assigned
@@ -98,6 +99,7 @@ _NAMES: dict[str, Kind] = {
     **dict.fromkeys("new_zeros new_ones new_full".split(), Kind.METADATA),  # unless they are as large as the batch
     **dict.fromkeys("size dim getattr _assert is_floating_point ndimension".split(), Kind.METADATA),
 }
+_OWN: dict[Any, Kind] = {assigned: Kind.ASSIGN, number_of_inputs: Kind.METADATA}
 _WRITTEN_OUT = frozenset("abs ge gt le lt masked_fill where".split())  # what else a ReLU is made of
 
 
@@ -111,8 +113,8 @@ def kind_of(node: fx.Node, root: nn.Module) -> Kind:
         if node.args[1] in ("T", "mT"):
             return Kind.REARRANGE
         return Kind.METADATA if node.args[1] in METADATA_ATTRIBUTES else Kind.UNSUPPORTED
-    if node.target is assigned:
-        return Kind.ASSIGN
+    if node.target in _OWN:
+        return _OWN[node.target]
     kind = _NAMES.get(name, Kind.UNSUPPORTED)
     if node.op == "call_function" and not is_known_function(node.target):
         return Kind.UNSUPPORTED

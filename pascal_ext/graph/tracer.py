@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
-from pascal_ext.graph.branches import Example, as_traced, is_number, is_told, symbolic_python
+from pascal_ext.graph.branches import Example, as_traced, is_number, is_told, number_of_inputs, symbolic_python
 from pascal_ext.graph.dimensions import dims_of
 from pascal_ext.graph.norms import is_plain
 from pascal_ext.graph.operations import DIVISIONS, asked_sizes, name_of
 from pascal_ext.graph.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
 
+_OF_DICTS = ("get", "items", "keys", "values")
 Number = TypeVar("Number", int, float)
 _LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
 
@@ -49,12 +50,16 @@ class _Proxy(fx.Proxy):
     __index__ = __int__
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, str):
+            raise TypeError(f"an assignment to [{index!r}] of a value that tracing does not know")
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
         raise TypeError("len() of a value that tracing does not know")  # list() asks for a hint, and does without
 
     def __getattr__(self, name: str) -> Any:
+        if name in _OF_DICTS and self.tracer.will_know:
+            raise TypeError(f".{name}() of a value that tracing does not know")
         return _Attribute(self, name)
 
 
@@ -77,9 +82,36 @@ class Tracer(fx.Tracer):
         self._example = example
         self._has_data = has_data
 
+    @property
+    def will_know(self) -> bool:
+        """Whether it may be tried again with an example; there is none yet."""
+        return self._example is None and self._has_data
+
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         with _LOCK, symbolic_python(self.class_of):
             return super().trace(root, concrete_args)
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """An input that is a container in the example is one of proxies: ``forward`` may ask how many there are.
+
+        Sequences must be as long as in the example then; of a mapping, what was not there is not looked for.
+        """
+        function, inputs = super().create_args_for_root(*args, **kwargs)
+        if self._example is None:
+            return function, inputs
+        return function, [self._unpacked(value, self._example.of_input(value)) for value in inputs]
+
+    def _unpacked(self, proxy: Any, value: Any) -> Any:
+        if type(value) not in (dict, list, tuple):
+            return proxy
+        if not isinstance(value, dict):
+            as_traced(number_of_inputs(proxy), number_of_inputs(value), ", with another number of inputs,")
+        keys = value if isinstance(value, dict) else range(number_of_inputs(value))
+        parts = {
+            key: self._unpacked(self.create_proxy("call_function", operator.getitem, (proxy, key), {}), value[key])
+            for key in keys
+        }
+        return parts if isinstance(value, dict) else type(value)(parts.values())
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Where a condition is made from sizes and types, and these are known, go on as the example does."""
@@ -119,7 +151,7 @@ class Tracer(fx.Tracer):
         Raises:
             TypeError: that is not known yet, but will be with the data.
         """
-        if self._example is None and self._has_data:
+        if self.will_know:
             raise TypeError("isinstance() of a value that tracing does not know")
         if self._example is None:
             return type(obj) if is_number(obj.node) else Tensor

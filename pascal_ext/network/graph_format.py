@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from pascal_ext.errors import SerializationError
-from pascal_ext.graph.branches import as_traced
+from pascal_ext.graph.branches import as_traced, number_of_inputs
 from pascal_ext.graph.operations import CREATIONS
 from pascal_ext.graph.outputs import Outputs, is_named_tuple, named_tuple
 from pascal_ext.network.folding import call_scaled
@@ -29,6 +29,7 @@ _OWN: dict[str, Any] = {
     "pascal_ext:call_scaled": call_scaled,
     "pascal_ext:assigned": assigned,
     "pascal_ext:as_traced": as_traced,
+    "pascal_ext:number_of_inputs": number_of_inputs,
     **{f"math:{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt")},  # of sizes
     "builtins:getattr": getattr,
     "torch:_assert": torch._assert,
