@@ -68,10 +68,10 @@ def test_ratios_are_of_the_same_round() -> None:
 
 
 def test_the_neuron(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "CASES", (Case(2, 2, 1 << 20), Case(8, 8, 64)))
+    monkeypatch.setattr(ops, "CASES", (Case(2, 2, 1 << 18), Case(8, 8, 64)))
     ops.main(rounds=1, threads=1, output=tmp_path / "ops.jsonl", plot=tmp_path / "plot.svg")
     rows = read(tmp_path / "ops.jsonl")
-    assert [row["neurons"] for row in rows] == [1 << 20, 64]
+    assert [row["neurons"] for row in rows] == [1 << 18, 64]
     assert {"literal loop", "counts", "copy"} < set(rows[0]["ratio"])
     assert (rows[0]["device"], rows[0]["dtype"], rows[0]["base"]) == ("cpu", "float32", "pasc_if")
     assert (tmp_path / "plot.svg").stat().st_size > 0
