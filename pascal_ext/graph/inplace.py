@@ -170,9 +170,10 @@ def _is_copy(index: Any, root: nn.Module) -> bool:
 
 
 def _fills(node: fx.Node) -> bool:
-    """Whether an item assignment is ``x[x < 0] = 0``, say."""
-    _, mask, value = node.args
-    return isinstance(mask, fx.Node) and name_of(mask) in ("ge", "gt", "le", "lt") and isinstance(value, int | float)
+    """Whether an item assignment is ``x[x < 0] = 0``, say; a mask of another tensor may have fewer dimensions."""
+    x, mask, value = node.args
+    compares = isinstance(mask, fx.Node) and name_of(mask) in ("ge", "gt", "le", "lt") and mask.args[:1] == (x,)
+    return compares and isinstance(value, int | float)
 
 
 def _sharing(node: fx.Node, traced: fx.GraphModule) -> list[fx.Node]:

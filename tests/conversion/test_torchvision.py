@@ -17,7 +17,10 @@ from tests.cases import TOLERANCE, alive, assert_close, quantised
 # name -> image size, the smallest at which every feature map still has some pixels
 EXACT = {
     "resnet18": 64,
+    "resnet34": 64,
+    "resnext50_32x4d": 64,
     "vgg11_bn": 32,
+    "alexnet": 64,
     "mobilenet_v2": 64,
     "densenet121": 64,
     "googlenet": 64,
@@ -26,7 +29,7 @@ EXACT = {
     "mnasnet1_0": 64,
     "regnet_x_400mf": 64,
 }
-PER_CHANNEL = ("resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0", "regnet_x_400mf")
+PER_CHANNEL = ("resnet18", "resnext50_32x4d", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x1_0", "regnet_x_400mf")
 ANALOG = {"regnet_y_400mf": 64, "mobilenet_v3_small": 64}  # squeeze-excitation, hard swish
 CLASSES = 10
 BATCH = 2

@@ -149,6 +149,23 @@ def _other_samples(m: Any, x: Tensor) -> Tensor:
     return y
 
 
+def _where_another_is_large(m: Any, x: Tensor) -> Tensor:
+    y = F.relu(m.a(x))  # [3, 4, 3, 4]: a mask [3, 4] would fit the last two dimensions as well as the first two
+    y[y.mean((2, 3)) > y.mean()] = 0.25
+    return y
+
+
+def test_masks_of_other_tensors_choose_by_the_first_dimensions() -> None:
+    model, x = Net(_where_another_is_large, a=conv()).eval(), torch.randn(BATCH, 3, 3, 4)
+    with torch.no_grad():
+        assert_close(trace(model)(x), model(x))
+    qcfs = quantised(model, [x])
+    with pytest.raises(UnsupportedOperationError):
+        convert(qcfs)
+    with torch.no_grad():
+        assert_close(convert(qcfs, on_unsupported="analog")(x), qcfs(x))
+
+
 @pytest.mark.parametrize(
     ("forward", "reason"),
     [

@@ -191,7 +191,7 @@ def test_what_is_no_difference_of_two_is_refused(act: nn.Module) -> None:
         convert(replace_activations(residual(act).double()))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from([nn.LeakyReLU, nn.PReLU]),
     st.floats(-2, 2),
