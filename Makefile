@@ -1,6 +1,7 @@
-# Each environment is built once, and again when what it is built from changes.
+# Each environment is built once, and again when what it is built from changes; both side by side.
 PYTHON ?= python3
 JOBS ?= 2
+MAKEFLAGS += --jobs=$(JOBS)
 
 SPIKINGJELLY := spikingjelly==2.0.0
 SNNTORCH := snntorch==1.0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pascal_ext.graph.operations import argument
+from pascal_ext.observers import hooks_of
 
 _OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _STATE = ("running_mean", "running_var", "weight", "bias")  # the second to fifth argument of F.batch_norm
@@ -23,7 +25,8 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
     """Let batch norms whose class is not torch's own be such, where ``F.batch_norm`` is called with their state, too.
 
     Tracing looks into classes that do more (SpikingJelly's layers, timm's norms with an activation), and has frozen
-    what they do in evaluation mode. Parameters, buffers and their names stay.
+    what they do in evaluation mode. So they are left where a class has a ``train()`` of its own, which freezes it on
+    purpose. Parameters, buffers and their names stay.
 
     Args:
         traced: the graph.
@@ -36,6 +39,10 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
         own = next((known for known in _OWN if isinstance(original, known)), None)
         if own is None or original is None:
             continue
+        if type(original).train is not nn.Module.train:
+            if is_module and original.running_mean is not None:
+                _freeze(node, original)
+            continue
         present = traced.get_submodule(path)
         if type(present) is not own:
             norm = own.__new__(own)
@@ -46,6 +53,17 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
         if not is_module:
             node.op, node.target = "call_module", path
             node.args, node.kwargs = (argument(node, 0, "input", None),), {}
+
+
+def _freeze(node: fx.Node, norm: nn.Module) -> None:
+    """Let ``node``, a call of ``norm``, be what this does in evaluation mode, whatever the mode."""
+    graph, path = node.graph, node.target
+    if hooks_of(norm):
+        warnings.warn(f"{path!r} is a frozen batch norm: the graph of the model loses its forward hooks", stacklevel=5)
+    with graph.inserting_before(node):
+        state = [None if getattr(norm, name) is None else graph.get_attr(f"{path}.{name}") for name in _STATE]
+    node.op, node.target = "call_function", F.batch_norm
+    node.args, node.kwargs = (argument(node, 0, "input", None), *state), {"eps": norm.eps}
 
 
 def _owner(node: fx.Node, model: nn.Module) -> str:

@@ -66,6 +66,28 @@ def test_their_statistics_follow_the_mode(norm: type[nn.Module], tmp_path: Path)
         assert torch.equal(load(tmp_path / "snn.safetensors")(x), snn(x))
 
 
+class Frozen(nn.BatchNorm2d):
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+
+def test_frozen_on_purpose(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), Frozen(4), nn.ReLU()).double(), torch.randn(4, 3, 8, 8).double()
+    nn.init.uniform_(model[1].running_mean)
+    quantised = replace_activations(model, 4).train()
+    quantised(x).sum().backward()
+    assert torch.equal(quantised.state_dict()["1.running_mean"], model[1].running_mean)
+    assert quantised.get_parameter("1.weight").grad is not None
+    snn = convert(quantised)
+    assert verify(quantised, snn, [x], progress=False).exact
+    save(snn, tmp_path / "snn.safetensors")
+    assert torch.equal(load(tmp_path / "snn.safetensors")(x), snn(x))
+
+    model[1].register_forward_hook(lambda module, args, output: output + 1)
+    with pytest.warns(UserWarning, match="'1' is a frozen batch norm: .* forward hooks"):
+        replace_activations(model, 4)
+
+
 def test_hooks_of_a_subclass_stay() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), Subclass(4), nn.ReLU()), torch.randn(2, 3, 8, 8)
     seen: list[Tensor] = []
