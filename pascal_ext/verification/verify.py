@@ -110,7 +110,7 @@ def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
     """The QCFS network that ``snn`` should equal."""
     plain = relu_layers(original)
     biases = {name: bias_current_of(snn, name) for name in plain}
-    twin = replace_activations(original)
+    twin = replace_activations(original) if plain else original
     insert_bias_currents(twin, {name: bias for name, bias in biases.items() if bias is not None})
     layers, neurons = qcfs_layers(twin), snn.neurons
     if layers.keys() != neurons.keys():
