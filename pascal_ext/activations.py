@@ -58,6 +58,23 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
         PlanError: a level is not a whole number of at least 1, or ``levels`` does not fit the model.
     """
     traced = trace(model, None if example is None else [example])
+    put_qcfs(traced, levels)
+    modes = {name: module.training for name, module in unwrapped(model).named_modules()}
+    for name, module in traced.named_modules():
+        module.training = modes.get(name, model.training)
+    return traced
+
+
+def put_qcfs(traced: fx.GraphModule, levels: Levels = DEFAULT_LEVELS) -> None:
+    """Replace the ReLU-like activations of what :func:`~pascal_ext.graph.tracing.trace` made, in place.
+
+    Args:
+        traced: the graph.
+        levels: see :func:`replace_activations`.
+
+    Raises:
+        PlanError: see :func:`replace_activations`.
+    """
     ceilings = relu_layers(traced)
     learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
     wanted = levels_of(levels, ceilings, learnt)
@@ -65,10 +82,6 @@ def replace_activations(model: nn.Module, levels: Levels = DEFAULT_LEVELS, *, ex
     for name, ceiling in ceilings.items():
         qcfs = QCFS(wanted.get(name, DEFAULT_LEVELS), 1.0 if math.isinf(ceiling) else ceiling, ceiling=ceiling)
         traced.set_submodule(name, qcfs if like is None else qcfs.to(like))
-    modes = {name: module.training for name, module in unwrapped(model).named_modules()}
-    for name, module in traced.named_modules():
-        module.training = modes.get(name, model.training)
-    return traced
 
 
 def set_levels(model: M, levels: Levels) -> M:

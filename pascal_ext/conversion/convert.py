@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
+from pascal_ext.activations import put_qcfs, qcfs_layers, relu_layers
 from pascal_ext.allocation.planning import allocate
 from pascal_ext.calibration.thresholds import calibrate
 from pascal_ext.conversion.agreement import warn_of_another_graph
@@ -134,7 +134,7 @@ def check_is_ann(model: nn.Module, neurons: tuple[type[nn.Module], ...]) -> None
 def _quantise(
     traced: fx.GraphModule, dataloader: Iterable[Any] | None, levels: Levels | str | None, options: Mapping[str, Any]
 ) -> fx.GraphModule:
-    """``traced`` with QCFS activations only, calibrated, at the levels asked for."""
+    """``traced`` itself, with QCFS activations only, calibrated, at the levels asked for."""
     learnt = {name: layer.levels for name, layer in qcfs_layers(traced).items()}
     plain = relu_layers(traced)
     if plain and dataloader is None:
@@ -150,9 +150,9 @@ def _quantise(
     wanted = {} if levels is None or isinstance(levels, str) else levels_of(levels, [*learnt, *plain], learnt)
     if not plain:
         return traced
-    quantised = replace_activations(traced, wanted)
+    put_qcfs(traced, wanted)
     assert dataloader is not None
-    return calibrate(quantised, dataloader, only=plain, **options)
+    return calibrate(traced, dataloader, only=plain, **options)
 
 
 def _check_thresholds(quantised: fx.GraphModule) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pascal_ext.activations import qcfs_layers, relu_layers, replace_activations
+from pascal_ext.activations import put_qcfs, qcfs_layers, relu_layers
 from pascal_ext.calibration.correction import bias_current_of, insert_bias_currents
 from pascal_ext.conversion.agreement import agree
 from pascal_ext.data import batches, call, cloned
 from pascal_ext.errors import InvalidArgumentError
 from pascal_ext.graph.outputs import nan_samples, tensors_of
-from pascal_ext.graph.traceable import check_has_values, unwrapped
+from pascal_ext.graph.traceable import check_has_values, copied, unwrapped
 from pascal_ext.graph.tracing import trace
 from pascal_ext.network.spiking_network import SpikingNetwork
 from pascal_ext.neuron import PascIF
@@ -110,7 +110,8 @@ def _twin(original: fx.GraphModule, snn: SpikingNetwork) -> fx.GraphModule:
     """The QCFS network that ``snn`` should equal."""
     plain = relu_layers(original)
     biases = {name: bias_current_of(snn, name) for name in plain}
-    twin = replace_activations(original) if plain else original
+    twin = copied(original) if plain else original
+    put_qcfs(twin)
     insert_bias_currents(twin, {name: bias for name, bias in biases.items() if bias is not None})
     layers, neurons = qcfs_layers(twin), snn.neurons
     if layers.keys() != neurons.keys():
