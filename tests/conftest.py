@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -47,6 +48,11 @@ def pytest_configure() -> None:
     """
     with contextlib.suppress(ImportError):  # not in every environment
         torchvision_cpu.load()
+
+
+def pytest_collection_finish() -> None:
+    """Let collections of garbage pass over what has been imported by now: 6% of the time of small tests."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
