@@ -123,8 +123,10 @@ class Tracer(fx.Tracer):
 
     def to_number(self, obj: fx.Proxy, kind: type[Number]) -> Number:
         """Likewise for a number, unless it depends on the size of the batch."""
-        if self._example is None or not is_number(obj.node) or self._example.depends_on_batch(obj.node):
+        if self._example is None or not is_number(obj.node):
             raise TypeError(f"{kind.__name__}() of a value that tracing does not know")
+        if self._example.depends_on_batch(obj.node):
+            raise TypeError(f"{kind.__name__}() of the number of samples, which may be another in the next batch")
         number = kind(self._example.value(obj.node))
         as_traced(obj, number)
         return number

@@ -47,6 +47,7 @@ _NEEDS_DATA = (
 )
 _WAYS_OUT = {  # what is told of an error, by a part of it
     "autocast": "",
+    "number of samples": " Compute on the whole batch at once, without a loop over it and without int() of its size.",
     "cannot be iterated": " How many parts there are is known of shapes, and of chunk, split and unbind, not along "
     "dimension 0, and with data: a loader that can be read twice, or replace_activations(model, levels, "
     "example=batch). Else take them by their numbers, x.shape[1], x[:, 0] or x.unbind(1)[0].",
