@@ -207,11 +207,14 @@ def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:
     return None
 
 
-def number_of_inputs(sequence: Any) -> Any:
-    """The length of an input that is a sequence; a proxy, likewise."""
-    if isinstance(sequence, fx.Proxy):
-        return sequence.tracer.create_proxy("call_function", number_of_inputs, (sequence,), {})
-    return len(sequence)
+def number_of_inputs(inputs: Any, key: str | None = None) -> Any:
+    """How many there are in an input that is a sequence or a mapping; of a mapping also how many have that key.
+
+    Of a proxy, it is a proxy.
+    """
+    if isinstance(inputs, fx.Proxy):
+        return inputs.tracer.create_proxy("call_function", number_of_inputs, (inputs, key), {})
+    return len(inputs) if key is None else int(key in inputs)
 
 
 def must_stay(node: fx.Node) -> bool:

@@ -37,7 +37,7 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
         path = str(node.target) if is_module else _owner(node, model)
         original = model.get_submodule(path) if path else None
         own = next((known for known in _OWN if isinstance(original, known)), None)
-        if own is None or original is None:
+        if own is None or not isinstance(original, _BatchNorm):
             continue
         if type(original).train is not nn.Module.train:
             if is_module and original.running_mean is not None:
@@ -55,7 +55,7 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
             node.args, node.kwargs = (argument(node, 0, "input", None),), {}
 
 
-def _freeze(node: fx.Node, norm: nn.Module) -> None:
+def _freeze(node: fx.Node, norm: _BatchNorm) -> None:
     """Let ``node``, a call of ``norm``, be what this does in evaluation mode, whatever the mode."""
     graph, path = node.graph, node.target
     if hooks_of(norm):

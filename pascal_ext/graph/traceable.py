@@ -8,7 +8,7 @@ import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ import pascal_ext
 from pascal_ext.errors import InvalidArgumentError, TracingError
 from pascal_ext.graph.operations import unlike
 from pascal_ext.qcfs import QCFS
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -39,7 +41,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise InvalidArgumentError(f"expected a model, that is, a torch.nn.Module, got {model!r:.80}")
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: M) -> M:
     """A copy of ``model``, its compiled parts as they were before.
 
     Weights that a hook computes anew in each forward (pruning, the older weight and spectral norm), and activations

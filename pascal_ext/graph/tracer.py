@@ -18,6 +18,7 @@ from pascal_ext.qcfs import QCFS
 
 _OF_DICTS = ("get", "items", "keys", "values")
 Number = TypeVar("Number", int, float)
+_OTHER_INPUTS = ", with another number of inputs,"
 _LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
 
 
@@ -67,6 +68,52 @@ class _Attribute(fx.proxy.Attribute, _Proxy):
     """``x.mT``, say, of which the same holds."""
 
 
+class _Mapping(dict[Any, Any]):
+    """An input that is a mapping. Where ``forward`` asks for all its entries, others must have as many; and where it
+    asks for one that is not there, others must not have it.
+
+    Args:
+        proxy: stands for the mapping.
+        parts: its entries, as proxies.
+    """
+
+    def __init__(self, proxy: fx.Proxy, parts: dict[Any, Any]) -> None:
+        super().__init__(parts)
+        self._proxy, self._given = proxy, frozenset(parts)
+
+    def _check(self) -> None:
+        as_traced(number_of_inputs(self._proxy), len(self._given), _OTHER_INPUTS)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._check()
+        return super().__len__()
+
+    def keys(self) -> Any:
+        self._check()
+        return super().keys()
+
+    def values(self) -> Any:
+        self._check()
+        return super().values()
+
+    def items(self) -> Any:
+        self._check()
+        return super().items()
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, str) and key not in self._given:
+            as_traced(number_of_inputs(self._proxy, key), 0, f", with {key!r} among its inputs,")
+        return super().__contains__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        known = key in self
+        return self[key] if known else default
+
+
 class Tracer(fx.Tracer):
     """Symbolic tracing that goes on, where Python has to know something, as it goes for an example.
 
@@ -94,7 +141,7 @@ class Tracer(fx.Tracer):
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """An input that is a container in the example is one of proxies: ``forward`` may ask how many there are.
 
-        Sequences must be as long as in the example then; of a mapping, what was not there is not looked for.
+        Sequences must be as long as in the example then; of mappings see :class:`_Mapping`.
         """
         function, inputs = super().create_args_for_root(*args, **kwargs)
         if self._example is None:
@@ -105,13 +152,13 @@ class Tracer(fx.Tracer):
         if type(value) not in (dict, list, tuple):
             return proxy
         if not isinstance(value, dict):
-            as_traced(number_of_inputs(proxy), number_of_inputs(value), ", with another number of inputs,")
+            as_traced(number_of_inputs(proxy), number_of_inputs(value), _OTHER_INPUTS)
         keys = value if isinstance(value, dict) else range(number_of_inputs(value))
         parts = {
             key: self._unpacked(self.create_proxy("call_function", operator.getitem, (proxy, key), {}), value[key])
             for key in keys
         }
-        return parts if isinstance(value, dict) else type(value)(parts.values())
+        return _Mapping(proxy, parts) if isinstance(value, dict) else type(value)(parts.values())
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Where a condition is made from sizes and types, and these are known, go on as the example does."""

@@ -83,6 +83,24 @@ def test_another_number_of_inputs_is_refused() -> None:
             snn([*x, x[0]])
 
 
+@pytest.mark.parametrize("forward", MAPPINGS)
+def test_other_entries_are_refused_where_forward_would_see_them(forward: Any) -> None:
+    """Beside an entry that the model leaves alone, the network computes the same, or refuses."""
+    model, x, loops = model_of(forward), inputs(), forward not in (_optional, _written)
+    snn = convert(model, [((dict(x),), torch.zeros(BATCH))], 4, progress=False)
+    for execution in ("spikes", "counts"):
+        snn.execution = execution
+        other = x | {"labels": torch.zeros(BATCH, 1)}
+        if loops:
+            with pytest.raises(InvalidArgumentError, match="with another number of inputs"):
+                snn(other)
+        else:
+            assert torch.equal(snn(other), snn(dict(x)))
+        if forward is _optional:
+            with pytest.raises(InvalidArgumentError, match="with 'mask' among its inputs"):
+                snn(x | {"mask": torch.zeros(BATCH, 1, dtype=torch.float64)})
+
+
 @pytest.mark.parametrize("forward", MAPPINGS[:1] + MAPPINGS[-1:] + SEQUENCES[:1])
 def test_without_data_the_way_out_is_told(forward: Any) -> None:
     with pytest.raises(TracingError, match="example=batch"):
