@@ -16,7 +16,7 @@ from pascal_ext.graph.operations import DIVISIONS, asked_sizes, name_of
 from pascal_ext.graph.outputs import Outputs, fields_of
 from pascal_ext.qcfs import QCFS
 
-_OF_DICTS = ("get", "items", "keys", "values")
+_OF_DICTS = ("copy", "get", "items", "keys", "pop", "values")
 Number = TypeVar("Number", int, float)
 _OTHER_INPUTS = ", with another number of inputs,"
 _LOCK = threading.RLock()  # tracing patches torch and Python themselves, and what one thread puts back another would
@@ -104,6 +104,9 @@ class _Mapping(dict[Any, Any]):
         self._check()
         return super().items()
 
+    def copy(self) -> dict[Any, Any]:
+        return dict(self.items())
+
     def __contains__(self, key: object) -> bool:
         if isinstance(key, str) and key not in self._given:
             as_traced(number_of_inputs(self._proxy, key), 0, f", with {key!r} among its inputs,")
@@ -112,6 +115,10 @@ class _Mapping(dict[Any, Any]):
     def get(self, key: Any, default: Any = None) -> Any:
         known = key in self
         return self[key] if known else default
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        known = key in self
+        return super().pop(key) if known or not default else default[0]
 
 
 class Tracer(fx.Tracer):

@@ -30,6 +30,12 @@ def _optional(m: Any, batch: dict[str, Tensor]) -> Tensor:
     return y if batch.get("mask") is None else y * batch["mask"]
 
 
+def _popped(m: Any, batch: dict[str, Tensor]) -> Tensor:
+    batch = batch.copy()
+    y = F.relu(m.right(batch.pop("right"))) * len(batch)
+    return y + F.relu(m.left(batch.pop("left"))) + batch.pop("bias", 1)
+
+
 def _unpacked(m: Any, batch: dict[str, Tensor]) -> Tensor:
     left, right = batch.values()
     return F.relu(m.left(left)) + F.relu(m.right(right))
@@ -40,6 +46,7 @@ MAPPINGS: list[Callable[[Any, Any], Tensor]] = [
     lambda m, batch: sum(F.relu(getattr(m, key)(batch[key])) for key in batch),
     lambda m, batch: F.relu(m.left(batch["left"])) * len(batch) + sum(x.sum(1, keepdim=True) for x in batch.values()),
     _unpacked,
+    _popped,
     _optional,
     _written,
 ]
