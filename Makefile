@@ -12,7 +12,7 @@ SNNTORCH_OLD := snntorch==0.9.4
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt --editable
 PYTEST := -m pytest -n $(JOBS)
 
-# Compiled when first imported, --no-compile leaves it to that, and kept: the tests start many processes.
+# Python keeps what it compiles on the first import (--no-compile leaves it to that): the tests start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint format bench clean

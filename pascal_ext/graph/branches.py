@@ -208,10 +208,7 @@ def as_traced(value: Any, expected: bool | int | float, where: str = "") -> Any:
 
 
 def number_of_inputs(inputs: Any, key: str | None = None) -> Any:
-    """How many there are in an input that is a sequence or a mapping; of a mapping also how many have that key.
-
-    Of a proxy, it is a proxy.
-    """
+    """The length of an input that is a sequence or a mapping, or how many it has under that key; of proxies, too."""
     if isinstance(inputs, fx.Proxy):
         return inputs.tracer.create_proxy("call_function", number_of_inputs, (inputs, key), {})
     return len(inputs) if key is None else int(key in inputs)

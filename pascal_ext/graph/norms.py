@@ -39,8 +39,8 @@ def norms_to_modules(traced: fx.GraphModule, model: nn.Module) -> None:
         own = next((known for known in _OWN if isinstance(original, known)), None)
         if own is None or not isinstance(original, _BatchNorm):
             continue
-        if type(original).train is not nn.Module.train:
-            if is_module and original.running_mean is not None:
+        if type(original).train is not nn.Module.train and original.running_mean is not None:
+            if is_module:
                 _freeze(node, original)
             continue
         present = traced.get_submodule(path)
